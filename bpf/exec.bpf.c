@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * exec: tells which container lives in which network namespace, before it has sent anything.
+ *
+ * exec_process attaches to the sched_process_exec tracepoint: a container's entrypoint is executed in its namespace and
+ * cgroup a few milliseconds before its first packet, and before Docker says that it started. exec_processes is an
+ * iterator (5.8) over the processes that are already there.
+ */
+#include "include/kernel.h"
+#include "exec.h"
+#include "netns.bpf.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile struct exec_config config;
+
+/* Puts the type of the records into the object's BTF, for the Go side. */
+const struct exec_process *exec_process_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024); /* 2,700 processes: what starts between two reads */
+} execs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} exec_lost SEC(".maps");
+
+/* Fills process and tells whether it is one: in a namespace of its own, and in a container's cgroup or any. */
+static __always_inline bool describe(struct task_struct *task, struct exec_process *process)
+{
+	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
+
+	if (!net)
+		return false;
+	process->netns_inode = BPF_CORE_READ(net, ns.inum);
+	process->netns = netns_of(net);
+	process->pid = BPF_CORE_READ(task, tgid);
+	read_task_container(task, process->cgroup);
+	return true;
+}
+
+SEC("tp_btf/sched_process_exec")
+int exec_started(__u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct exec_process process = {};
+	__u32 slot = 0;
+	__u64 *lost;
+
+	if (BPF_CORE_READ(task, nsproxy, net_ns, ns.inum) == config.host_netns)
+		return 0;
+	if (!describe(task, &process) || !process.cgroup[0])
+		return 0;
+	if (!bpf_ringbuf_output(&execs, &process, sizeof(process), 0))
+		return 0;
+	lost = bpf_map_lookup_elem(&exec_lost, &slot);
+	if (lost)
+		*lost += 1;
+	return 0;
+}
+
+SEC("iter/task")
+int exec_running(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct exec_process process = {};
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	if (describe(task, &process))
+		bpf_seq_write(ctx->meta->seq, &process, sizeof(process));
+	return 0;
+}

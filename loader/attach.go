@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device is one that the flow programs are attached to.
+type device struct {
+	kind     string
+	hooks    []hook
+	programs *flowPair // a copy of its own, or nil
+	gone     bool      // from the kernel; its last counts are still to be read
+
+	otherRX, otherTX Counts // of flows_other, as last read
+}
+
+// hook is one attachment.
+type hook interface{ Close() error }
+
+// detach takes the programs off the device.
+func (d *device) detach() error {
+	var errs []error
+	for _, h := range d.hooks {
+		errs = append(errs, h.Close())
+	}
+	d.hooks = nil
+	if d.programs != nil {
+		errs = append(errs, d.programs.close())
+		d.programs = nil
+	}
+	return errors.Join(errs...)
+}
+
+// WatchOutside attaches to a device of the host's namespace through which a container, or a network, is reached: the
+// host's end of a veth, a bridge. born: it came into being under the agent's eyes, so that whatever it carried before
+// counts as a loss. Attaching takes about 20 ms, under the kernel's RTNL lock. Watching it twice does nothing.
+func (f *Flows) WatchOutside(l Link, born bool) (DeviceID, error) {
+	id := DeviceID(l.Index)
+	return id, f.watch(id, l, &f.objects.flowPair, nil, born)
+}
+
+// WatchInside attaches to a macvlan or ipvlan child in the calling thread's namespace. With tcx the attachment follows the
+// device into the container that it is made for.
+func (f *Flows) WatchInside(l Link, born bool) (DeviceID, error) {
+	f.mu.Lock()
+	id := f.nextOwn
+	f.nextOwn++
+	f.mu.Unlock()
+	programs, err := f.copyFor(id)
+	if err != nil {
+		return 0, err
+	}
+	if err := f.watch(id, l, programs, programs, born); err != nil {
+		return 0, errors.Join(err, programs.close())
+	}
+	return id, nil
+}
+
+func (f *Flows) watch(id DeviceID, l Link, programs, own *flowPair, born bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d := f.devices[id]; d != nil && !d.gone {
+		return nil
+	}
+	if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
+		return fmt.Errorf("watch %s: make room for its totals: %w", l.Name, err)
+	}
+	d := &device{kind: l.Kind, programs: own}
+	before, err := packetsSeen(l.Index)
+	if err == nil {
+		err = f.attach(d, l, programs)
+	}
+	if err != nil {
+		d.programs = nil // the caller's
+		return errors.Join(fmt.Errorf("watch %s: %w", l.Name, err), d.detach(), f.objects.Other.Delete(uint32(id)))
+	}
+	if born {
+		f.beforeAttach += before
+	}
+	f.devices[id] = d
+	return nil
+}
+
+// packetsSeen reads the device's own counters.
+func packetsSeen(index int) (uint64, error) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return 0, fmt.Errorf("read its counters: %w", err)
+	}
+	stats := l.Attrs().Statistics
+	if stats == nil {
+		return 0, nil
+	}
+	return stats.RxPackets + stats.TxPackets, nil
+}
+
+func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
+	for _, side := range []struct {
+		program *ebpf.Program
+		tcx     ebpf.AttachType
+		parent  uint32
+	}{
+		{programs.Ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+		{programs.Egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+	} {
+		h, err := f.attachSide(l, side.program, side.tcx, side.parent)
+		if err != nil {
+			return err
+		}
+		d.hooks = append(d.hooks, h)
+	}
+	return nil
+}
+
+// attachSide puts the program first, so that nobody else's verdict hides a packet from it. A kernel without tcx (before
+// 6.6) has clsact.
+func (f *Flows) attachSide(l Link, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
+	if !f.clsact {
+		h, err := link.AttachTCX(link.TCXOptions{Interface: l.Index, Program: program, Attach: at, Anchor: link.Head()})
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			if err != nil {
+				return nil, fmt.Errorf("attach to %s: %w", at, err)
+			}
+			return h, nil
+		}
+		f.clsact = true
+	}
+	return attachClsact(l.Index, program, parent)
+}
+
+// Unwatch forgets a device that is gone from the kernel, or is no longer a container's, after its last counts are read.
+func (f *Flows) Unwatch(id DeviceID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := f.devices[id]
+	if d == nil || d.gone {
+		return nil
+	}
+	d.gone = true
+	if err := d.detach(); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("unwatch device %d: %w", id, err)
+	}
+	return nil
+}
+
+// Devices counts the watched devices by kind.
+func (f *Flows) Devices() map[string]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kinds := make(map[string]int)
+	for _, d := range f.devices {
+		if !d.gone {
+			kinds[d.kind]++
+		}
+	}
+	return kinds
+}
+
+// SurvivesMove tells whether an attachment follows its device into another namespace: tcx does, clsact does not.
+func (f *Flows) SurvivesMove() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.clsact
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What our filters look like on kernels without tcx. They outlive the process that made them, so a later one must know
+// them: the same place and name replace what an agent that was killed left behind.
+const (
+	filterName     = "bridgewatch"
+	filterPriority = 1
+	filterHandle   = 0xb71d
+)
+
+// clsactHook is a filter of ours.
+type clsactHook struct{ filter *netlink.BpfFilter }
+
+// attachClsact puts a direct-action filter first in line. The qdisc that carries it may be somebody else's.
+func attachClsact(index int, program *ebpf.Program, parent uint32) (hook, error) {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("add clsact: %w", err)
+	}
+	filter := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index, Parent: parent, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: program.FD(), Name: filterName, DirectAction: true,
+	}
+	if err := netlink.FilterReplace(filter); err != nil {
+		return nil, fmt.Errorf("attach clsact filter: %w", err)
+	}
+	return &clsactHook{filter: filter}, nil
+}
+
+// Close removes the filter, and the qdisc if nothing else is on it. A device that is gone took both along.
+func (h *clsactHook) Close() error {
+	err := netlink.FilterDel(h.filter)
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove clsact filter: %w", err)
+	}
+	return removeEmptyClsact(h.filter.LinkIndex)
+}
+
+func removeEmptyClsact(index int) error {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil // gone with all that was on it
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(l, parent)
+		if err != nil || len(filters) > 0 {
+			return err
+		}
+	}
+	qdiscs, err := netlink.QdiscList(l)
+	if err != nil {
+		return fmt.Errorf("list qdiscs of %s: %w", l.Attrs().Name, err)
+	}
+	for _, q := range qdiscs {
+		if q.Type() == "clsact" {
+			if err := netlink.QdiscDel(q); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("remove clsact of %s: %w", l.Attrs().Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// DetachLeftovers removes what a killed agent left on the devices of the calling thread's namespace, and returns their
+// names. With tcx there is never anything: the kernel cleans up.
+func DetachLeftovers() ([]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var cleaned []string
+	for _, l := range links {
+		found := false
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			ours, err := ourFilters(l, parent)
+			if err != nil {
+				return cleaned, err
+			}
+			for _, filter := range ours {
+				found = true
+				if err := (&clsactHook{filter: filter}).Close(); err != nil {
+					return cleaned, err
+				}
+			}
+		}
+		if found {
+			cleaned = append(cleaned, l.Attrs().Name)
+		}
+	}
+	return cleaned, nil
+}
+
+// DetachLeftoversIn does the same in the network namespace at path.
+func DetachLeftoversIn(path string) ([]string, error) {
+	var cleaned []string
+	err := inNetns(path, func() (err error) {
+		cleaned, err = DetachLeftovers()
+		return err
+	})
+	return cleaned, err
+}
+
+func ourFilters(l netlink.Link, parent uint32) ([]*netlink.BpfFilter, error) {
+	filters, err := netlink.FilterList(l, parent)
+	if err != nil {
+		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
+	}
+	var ours []*netlink.BpfFilter
+	for _, filter := range filters {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok && bpf.Name == filterName {
+			ours = append(ours, bpf)
+		}
+	}
+	return ours, nil
+}

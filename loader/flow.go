@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/cilium/ebpf"
+)
+
+// DeviceID is the number under which a watched device is counted. A device of the host's namespace has its ifindex; one
+// that was watched from its birth and has since left for another namespace, where it may have got a new ifindex, has a
+// number of its own.
+type DeviceID uint32
+
+// ownNumbers is where the numbers begin that are no ifindexes, which are positive ints.
+const ownNumbers DeviceID = 1 << 31
+
+// Flow is what one device carried of one conversation since the last [Flows.Read].
+type Flow struct {
+	Device DeviceID
+
+	// Local is the container's side; Remote whoever it talks to. Not valid for what is not IP.
+	Local      netip.Addr
+	Remote     netip.Addr
+	LocalPort  uint16 // ICMP: type
+	RemotePort uint16 // ICMP: code
+	EtherType  uint16
+	Protocol   uint8
+
+	RX, TX           Counts // as the container sees it; a bridge: as the network behind it
+	RXFlags, TXFlags uint8  // all TCP flags seen, ored
+
+	Other    bool // the table was full: the device's totals are exact, the conversation is not known
+	Unparsed bool
+}
+
+// Flows counts what crosses devices. All methods may be called concurrently.
+type Flows struct {
+	objects   flowKernel
+	spec      *ebpf.CollectionSpec
+	detail    *table[flowFlowKey, flowFlowValue]
+	reading   sync.Mutex
+	tableFull uint64 // counter at the last Read
+
+	mu           sync.Mutex
+	devices      map[DeviceID]*device
+	nextOwn      DeviceID
+	clsact       bool // the kernel has no tcx
+	beforeAttach uint64
+}
+
+// flowKernel is what is loaded of the object; the programs are those for devices of the host's namespace.
+type flowKernel struct {
+	flowPair
+	Flows    *ebpf.Map `ebpf:"flows"`
+	Other    *ebpf.Map `ebpf:"flows_other"`
+	Counters *ebpf.Map `ebpf:"flow_counters"`
+}
+
+// flowPair is one copy of the two programs.
+type flowPair struct {
+	Ingress *ebpf.Program `ebpf:"flow_ingress"`
+	Egress  *ebpf.Program `ebpf:"flow_egress"`
+}
+
+func (p *flowPair) close() error { return closeAll(p.Ingress, p.Egress) }
+
+// OpenFlows loads the programs; nothing is counted before devices are watched. tableSize is the number of conversations
+// kept between two reads, 0: the object's 65,536. Needs 5.10, CAP_BPF and CAP_NET_ADMIN.
+func OpenFlows(tableSize uint32) (*Flows, error) {
+	f := &Flows{devices: make(map[DeviceID]*device), nextOwn: ownNumbers}
+	if err := f.open(tableSize); err != nil {
+		return nil, errors.Join(explain(err), f.Close())
+	}
+	return f, nil
+}
+
+func (f *Flows) open(tableSize uint32) error {
+	spec, err := loadFlow()
+	if err != nil {
+		return fmt.Errorf("load flow object: %w", err)
+	}
+	f.spec = spec.Copy()
+	if err := spec.Variables["config"].Set(flowFlowConfig{Outside: 1}); err != nil {
+		return fmt.Errorf("configure flow object: %w", err)
+	}
+	if err := spec.LoadAndAssign(&f.objects, nil); err != nil {
+		return fmt.Errorf("load flow object: %w", err)
+	}
+	f.detail, err = newTable[flowFlowKey, flowFlowValue]("flows", f.objects.Flows, spec.Maps["flows"], tableSize)
+	return err
+}
+
+// copyFor loads a copy of the programs that counts all it sees for one device, from the device's inside.
+func (f *Flows) copyFor(id DeviceID) (*flowPair, error) {
+	spec := f.spec.Copy()
+	if err := spec.Variables["config"].Set(flowFlowConfig{Device: uint32(id)}); err != nil {
+		return nil, fmt.Errorf("configure flow object: %w", err)
+	}
+	var pair flowPair
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"flows": f.objects.Flows, "flows_other": f.objects.Other, "flow_counters": f.objects.Counters,
+	}}
+	if err := spec.LoadAndAssign(&pair, &options); err != nil {
+		return nil, fmt.Errorf("load flow object: %w", err)
+	}
+	return &pair, nil
+}
+
+// Read returns all that was counted since the last Read. After an error some may come with the next one; none is lost.
+func (f *Flows) Read() ([]Flow, error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	var flows []Flow
+	err := f.detail.drain(func(k *flowFlowKey, v *flowFlowValue) {
+		flows = append(flows, newFlow(k, v))
+	})
+	other, otherErr := f.readOther()
+	return append(flows, other...), errors.Join(err, otherErr)
+}
+
+func newFlow(k *flowFlowKey, v *flowFlowValue) Flow {
+	rx, tx := &v.Count[flowFlowDirectionFLOW_RX], &v.Count[flowFlowDirectionFLOW_TX]
+	return Flow{
+		Device:     DeviceID(k.Device),
+		Local:      address(k.Local),
+		Remote:     address(k.Remote),
+		LocalPort:  k.LocalPort,
+		RemotePort: k.RemotePort,
+		EtherType:  k.EthProto,
+		Protocol:   k.Protocol,
+		RX:         Counts{Skbs: rx.Skbs, Packets: rx.Packets, Bytes: rx.Bytes},
+		TX:         Counts{Skbs: tx.Skbs, Packets: tx.Packets, Bytes: tx.Bytes},
+		RXFlags:    uint8(rx.TcpFlags),
+		TXFlags:    uint8(tx.TcpFlags),
+		Unparsed:   k.Unparsed != 0,
+	}
+}
+
+// readOther returns what found no room in the table, and forgets devices that are gone and now read for the last time.
+// The entries of flows_other only grow, so their last values are kept to take the difference.
+func (f *Flows) readOther() ([]Flow, error) {
+	counters, err := readPerCPU(f.objects.Counters)
+	if err != nil {
+		return nil, err
+	}
+	full := counters[flowFlowCounterFLOW_TABLE_FULL]
+	changed := full != f.tableFull
+	f.tableFull = full
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var flows []Flow
+	for id, device := range f.devices {
+		if !changed && !device.gone {
+			continue
+		}
+		flow, err := f.readOtherOf(id, device)
+		if err != nil {
+			return flows, err
+		}
+		if flow.RX.Skbs+flow.TX.Skbs > 0 {
+			flows = append(flows, flow)
+		}
+		if device.gone {
+			if err := f.objects.Other.Delete(uint32(id)); err != nil {
+				return flows, fmt.Errorf("forget device %d: %w", id, err)
+			}
+			delete(f.devices, id)
+		}
+	}
+	return flows, nil
+}
+
+func (f *Flows) readOtherOf(id DeviceID, device *device) (Flow, error) {
+	var value flowFlowValue
+	if err := f.objects.Other.Lookup(uint32(id), &value); err != nil {
+		return Flow{}, fmt.Errorf("read totals of device %d: %w", id, err)
+	}
+	flow := newFlow(&flowFlowKey{Device: uint32(id)}, &value)
+	flow.Other = true
+	rx, tx := flow.RX, flow.TX
+	flow.RX, flow.TX = rx.minus(device.otherRX), tx.minus(device.otherTX)
+	device.otherRX, device.otherTX = rx, tx
+	return flow, nil
+}
+
+func (c Counts) minus(o Counts) Counts {
+	return Counts{Skbs: c.Skbs - o.Skbs, Packets: c.Packets - o.Packets, Bytes: c.Bytes - o.Bytes}
+}
+
+// Losses says what could not be recorded in full since the start: packets that passed a new device before it was watched
+// (before_attach), packets counted for their device only (table_full), packets not counted (lost), and headers that
+// could not be read (unparsed).
+func (f *Flows) Losses() ([]Loss, error) {
+	counters, err := readPerCPU(f.objects.Counters)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []Loss{
+		{Place: "before_attach", Count: f.beforeAttach},
+		{Place: "table_full", Count: counters[flowFlowCounterFLOW_TABLE_FULL]},
+		{Place: "lost", Count: counters[flowFlowCounterFLOW_LOST]},
+		{Place: "unparsed", Count: counters[flowFlowCounterFLOW_NOT_PARSED]},
+	}, nil
+}
+
+// Costs says what the programs have cost, while the kernel measured them.
+func (f *Flows) Costs() ([]ProgramCost, error) {
+	ingress, _, err := programCost("flow_ingress", f.objects.Ingress)
+	if err != nil {
+		return nil, err
+	}
+	egress, _, err := programCost("flow_egress", f.objects.Egress)
+	return []ProgramCost{ingress, egress}, err
+}
+
+// Usage says how full the tables were at the last Read.
+func (f *Flows) Usage() []MapUsage {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []MapUsage{
+		f.detail.usage(),
+		{Map: "flows_other", Entries: len(f.devices), Capacity: int(f.objects.Other.MaxEntries())},
+	}
+}
+
+// Close detaches from all devices. What was not read is lost.
+func (f *Flows) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs []error
+	for _, device := range f.devices {
+		errs = append(errs, device.detach())
+	}
+	if f.detail != nil {
+		errs = append(errs, f.detail.close())
+	}
+	errs = append(errs, f.objects.close(), closeAll(f.objects.Flows, f.objects.Other, f.objects.Counters))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+// One BPF object per signal. The compiler and its flags come from the Makefile (BPF2GO_CC, BPF2GO_STRIP, BPF2GO_CFLAGS).
+//go:generate go tool bpf2go -tags linux -target bpfel -type drop_key -type drop_value -type drop_flag -type drop_counter drop ../bpf/drop.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type flow_key -type flow_value -type flow_counter -type flow_direction flow ../bpf/flow.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type exec_process exec ../bpf/exec.bpf.c
