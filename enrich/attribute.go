@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// Direction of a packet as its owner sees it.
+type Direction string
+
+// The directions.
+const (
+	RX Direction = "rx"
+	TX Direction = "tx"
+)
+
+// Drop is a loader's drop with its meaning.
+type Drop struct {
+	loader.Drop
+	Identity
+
+	ContainerID string // of the victim, "" if it is no container
+	Scope       Scope  // the place
+	DeviceKind  string // veth, bridge, vxlan, underlay, loopback, other
+	Direction   Direction
+	Cause       string
+	Kind        Kind
+}
+
+// victim is a container that lost a packet.
+type victim struct {
+	member    *member
+	network   string
+	direction Direction
+}
+
+// attributeDrop finds place and victim of a drop. It is not final while something may still become known of either.
+func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
+	drop = Drop{Drop: d, DeviceKind: s.deviceKind(&d), Direction: RX}
+	drop.Cause, drop.Kind = explain(&d)
+	if d.Outgoing {
+		drop.Direction = TX
+	}
+	var found victim
+	switch owner, bound := s.netns[d.Netns]; {
+	case d.Netns == s.config.Host:
+		drop.Scope = ScopeHost
+		found, final = s.victimOnHost(&d)
+	case bound:
+		drop.Scope = ScopeContainer
+		found = s.victimInside(owner, &d)
+		final = true
+	default:
+		drop.Scope = ScopeUnknown
+	}
+	if found.member == nil {
+		return drop, final
+	}
+	drop.Identity = found.member.Identity
+	drop.Network = found.network
+	drop.ContainerID = found.member.ID
+	if found.direction != "" {
+		drop.Direction = found.direction
+	}
+	return drop, final && found.member.Name != ""
+}
+
+// victimInside is the container itself. Its network is that of the device, else of an address.
+func (s *State) victimInside(owner string, d *loader.Drop) victim {
+	m := s.members[owner]
+	if m == nil {
+		return victim{}
+	}
+	v := victim{member: m}
+	if p := s.portInside(owner, d.Device); p != nil {
+		v.network = s.networkOfBridge(p.Master)
+	}
+	if v.network == "" {
+		v.network = s.networkOfChild(m, d.Device)
+	}
+	if v.network == "" && d.DeviceName != "lo" {
+		v.network = m.network([6]byte{}, d.Source, d.Destination)
+	}
+	return v
+}
+
+// victimOnHost follows the order that holds although the device of a drop may mislead: the socket's owner, the port it
+// came in by, the port it was to leave by, the sender's MAC on that bridge, and last the addresses, as they really are
+// behind NAT. Nobody at all is final unless a link is not yet known to be anybody's.
+func (s *State) victimOnHost(d *loader.Drop) (victim, bool) {
+	if m := s.members[containerID.FindString(d.Cgroup)]; m != nil && d.Cgroup != "" {
+		return victim{member: m}, true
+	}
+	for _, side := range []struct {
+		device    int
+		direction Direction
+	}{{d.InDevice, TX}, {d.Device, RX}} {
+		p := s.links[side.device]
+		if p == nil || p.Kind != "veth" {
+			continue
+		}
+		if m := s.members[p.owner]; m != nil {
+			return victim{member: m, network: s.networkOfBridge(p.Master), direction: side.direction}, true
+		}
+		if p.PeerNetnsID >= 0 {
+			return victim{}, false
+		}
+	}
+	if v, ok := s.victimByMAC(d); ok {
+		return v, true
+	}
+	return s.victimByAddress(d), true
+}
+
+func (s *State) victimByMAC(d *loader.Drop) (victim, bool) {
+	if d.SourceMAC == ([6]byte{}) {
+		return victim{}, false
+	}
+	for _, device := range []int{d.Device, d.InDevice} {
+		name := s.networkOfBridge(device)
+		if name == "" {
+			continue
+		}
+		if m := s.index().mac(name, d.SourceMAC); m != nil {
+			return victim{member: m, network: name, direction: TX}, true
+		}
+		if m := s.index().mac(name, d.DestinationMAC); m != nil {
+			return victim{member: m, network: name, direction: RX}, true
+		}
+	}
+	return victim{}, false
+}
+
+// victimByAddress tries the ends as they are on the wire, then as they are behind NAT; senders first.
+func (s *State) victimByAddress(d *loader.Drop) victim {
+	for _, end := range []struct {
+		address   netip.Addr
+		direction Direction
+	}{
+		{d.Source, TX},
+		{d.Destination, RX},
+		{d.Initiator, s.directionOf(d)},
+		{d.Responder, s.directionOf(d)},
+	} {
+		if m := s.memberByAddress(end.address); m != nil {
+			return victim{member: m, network: m.network([6]byte{}, end.address), direction: end.direction}
+		}
+	}
+	return victim{}
+}
+
+// directionOf a packet whose addresses are translated: what came in by hardware was on its way to the container.
+func (s *State) directionOf(d *loader.Drop) Direction {
+	if p := s.links[d.InDevice]; p != nil && s.networkOfBridge(d.InDevice) == "" && p.Kind != "veth" {
+		return RX
+	}
+	return TX
+}
+
+// portInside finds the host's end of a container's device by the ifindex that it has in the container.
+func (s *State) portInside(owner string, index int) *port {
+	if index == 0 {
+		return nil
+	}
+	for _, p := range s.links {
+		if p.owner == owner && p.Peer == index {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *State) networkOfChild(m *member, index int) string {
+	for _, c := range s.children {
+		if c.owner == m.ID && c.index == index && index != 0 {
+			return m.network(c.MAC)
+		}
+	}
+	return ""
+}
+
+// networkOfBridge names the Docker network whose bridge has the ifindex; "": it is no network's.
+func (s *State) networkOfBridge(index int) string {
+	p := s.links[index]
+	if index == 0 || p == nil || p.Kind != "bridge" {
+		return ""
+	}
+	name := ""
+	for _, n := range s.networks {
+		if n.Bridge == p.Name {
+			if n.gone.IsZero() {
+				return n.Name
+			}
+			name = n.Name
+		}
+	}
+	return name
+}
+
+// deviceKind sorts a drop's device into the closed set of the label.
+func (s *State) deviceKind(d *loader.Drop) string {
+	if d.Device == 0 {
+		return "other"
+	}
+	if d.DeviceName == "lo" {
+		return "loopback"
+	}
+	switch d.DeviceKind {
+	case "veth", "bridge", "vxlan":
+		return d.DeviceKind
+	case "", "bond", "team", "vlan":
+		if d.Netns == s.config.Host {
+			return "underlay"
+		}
+	}
+	return "other"
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+	"golang.org/x/sync/errgroup"
+)
+
+// How the engine is asked. Requests have a time limit each: an engine that hangs must not stop the rest of the agent.
+const (
+	requestTimeout = 10 * time.Second
+	inspectWorkers = 8
+	relistPeriod   = time.Minute
+	retryFirst     = 500 * time.Millisecond
+	retryLast      = 15 * time.Second
+)
+
+// ErrUnsupportedEngine means an engine whose networks cannot be seen from here. Its text says which and what to do.
+var ErrUnsupportedEngine = errors.New("unsupported engine")
+
+// Docker keeps a State in step with the engine: by its events, and by full listings at the start, after every gap in
+// the events, and now and then.
+type Docker struct {
+	api   *client.Client
+	state *State
+	note  func(DockerStatus)
+}
+
+// DockerStatus is the state of the connection to the engine.
+type DockerStatus struct {
+	Err     error // nil: connected, and the listing is in
+	Version string
+}
+
+// OpenDocker finds the engine as the docker command does (DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_TLS_VERIFY). It does
+// not connect. note is told when the connection comes and goes; it is called by one goroutine.
+func OpenDocker(state *State, note func(DockerStatus)) (*Docker, error) {
+	api, err := client.New(client.FromEnv)
+	if err != nil {
+		return nil, fmt.Errorf("find docker: %w", err)
+	}
+	return &Docker{api: api, state: state, note: note}, nil
+}
+
+// Close ends the connection.
+func (d *Docker) Close() error { return d.api.Close() }
+
+// Run follows the engine until ctx ends, through its absence and its restarts. It fails only with ErrUnsupportedEngine.
+func (d *Docker) Run(ctx context.Context) error {
+	wait := retryFirst
+	for {
+		connected, err := d.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, ErrUnsupportedEngine) {
+			return err
+		}
+		d.note(DockerStatus{Err: err})
+		if connected {
+			wait = retryFirst
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, retryLast)
+	}
+}
+
+// follow subscribes, lists, and then takes in events until they end. connected: it came as far as that.
+func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	version, err := d.checkEngine(ctx)
+	if err != nil {
+		return false, err
+	}
+	stream := d.api.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).
+		Add("type", string(events.ContainerEventType), string(events.NetworkEventType))})
+	if err := d.list(ctx); err != nil {
+		return false, err
+	}
+	d.note(DockerStatus{Version: version})
+	relist := time.NewTicker(relistPeriod)
+	defer relist.Stop()
+	for {
+		select {
+		case message := <-stream.Messages:
+			d.handle(ctx, message)
+		case err := <-stream.Err:
+			return true, fmt.Errorf("follow docker events: %w", err)
+		case <-relist.C:
+			if err := d.list(ctx); err != nil {
+				return true, err
+			}
+		}
+	}
+}
+
+// checkEngine connects, agrees on an API version, and refuses engines that put their networks where no host's agent
+// can see them.
+func (d *Docker) checkEngine(ctx context.Context) (version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := d.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return "", fmt.Errorf("connect to docker: %w", err)
+	}
+	result, err := d.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return "", fmt.Errorf("ask docker about itself: %w", err)
+	}
+	info := result.Info
+	for _, option := range info.SecurityOptions {
+		switch {
+		case strings.Contains(option, "name=rootless"):
+			return "", fmt.Errorf("%w: rootless Docker keeps its networks in a namespace of its own; run the agent inside it or use rootful Docker", ErrUnsupportedEngine)
+		case strings.Contains(option, "name=userns"):
+			return "", fmt.Errorf("%w: remapped user namespaces (userns-remap) hide the containers; turn userns-remap off", ErrUnsupportedEngine)
+		}
+	}
+	d.state.SetNode(newNode(info.Name, info.Swarm))
+	return info.ServerVersion, nil
+}
+
+func newNode(name string, info swarm.Info) Node {
+	node := Node{Name: name, ID: info.NodeID, Address: info.NodeAddr}
+	if info.LocalNodeState == swarm.LocalNodeStateActive {
+		node.Role = "worker"
+		if info.ControlAvailable {
+			node.Role = "manager"
+		}
+	}
+	if info.Cluster != nil {
+		node.SwarmID = info.Cluster.ID
+	}
+	return node
+}
+
+// list takes in all networks and all running containers.
+func (d *Docker) list(ctx context.Context) error {
+	begun := time.Now()
+	networks, err := d.listNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	d.state.SetNetworks(networks)
+	listCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	running, err := d.api.ContainerList(listCtx, client.ContainerListOptions{})
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	var mu sync.Mutex
+	var containers []Container
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(inspectWorkers)
+	for _, summary := range running.Items {
+		group.Go(func() error {
+			c, err := d.inspect(groupCtx, summary.ID)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			containers = append(containers, c)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	d.state.SetContainers(containers, begun)
+	return nil
+}
+
+func (d *Docker) listNetworks(ctx context.Context) ([]Network, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.NetworkList(ctx, client.NetworkListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
+	networks := make([]Network, 0, len(result.Items))
+	for _, n := range result.Items {
+		networks = append(networks, newNetwork(n.Network))
+	}
+	return networks, nil
+}
+
+func (d *Docker) inspect(ctx context.Context, id string) (Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, err)
+	}
+	return newContainer(result.Container), nil
+}
+
+// handle takes in one event. What cannot be asked for is left to the next listing.
+func (d *Docker) handle(ctx context.Context, e events.Message) {
+	switch e.Type {
+	case events.ContainerEventType:
+		d.handleContainer(ctx, e)
+	case events.NetworkEventType:
+		d.handleNetwork(ctx, e)
+	}
+}
+
+func (d *Docker) handleContainer(ctx context.Context, e events.Message) {
+	id := e.Actor.ID
+	switch e.Action {
+	case events.ActionDie, events.ActionDestroy:
+		d.state.ContainerDied(id)
+	case events.ActionCreate:
+		d.state.SketchContainer(sketch(e))
+		d.refresh(ctx, id)
+	case events.ActionStart, events.ActionRename, events.ActionUpdate:
+		d.refresh(ctx, id)
+	}
+}
+
+func (d *Docker) handleNetwork(ctx context.Context, e events.Message) {
+	switch e.Action {
+	case events.ActionDestroy, events.ActionRemove:
+		d.state.RemoveNetwork(e.Actor.ID)
+		return
+	case events.ActionConnect, events.ActionDisconnect:
+		d.refresh(ctx, e.Actor.Attributes["container"])
+		if e.Action == events.ActionDisconnect {
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.NetworkInspect(ctx, e.Actor.ID, client.NetworkInspectOptions{})
+	if err == nil {
+		d.state.PutNetwork(newNetwork(result.Network.Network))
+	}
+}
+
+func (d *Docker) refresh(ctx context.Context, id string) {
+	c, err := d.inspect(ctx, id)
+	if err == nil {
+		d.state.PutContainer(c)
+	}
+}
+
+// sketch is what the event of its creation says of a container, which may be all that is ever to be had of one that
+// lives for a moment.
+func sketch(e events.Message) Container {
+	return Container{
+		ID:     e.Actor.ID,
+		Name:   e.Actor.Attributes["name"],
+		Image:  e.Actor.Attributes["image"],
+		Labels: e.Actor.Attributes, // Docker puts all labels among them
+	}
+}
+
+func newContainer(c container.InspectResponse) Container {
+	out := Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
+	if c.Config != nil {
+		out.Image = c.Config.Image
+		out.Labels = c.Config.Labels
+	}
+	if c.HostConfig != nil {
+		out.NetworkMode = string(c.HostConfig.NetworkMode)
+	}
+	if c.State != nil {
+		out.PID = c.State.Pid
+		out.Running = c.State.Running
+		// Zero, in year 1, for a container that never ran.
+		if started, err := time.Parse(time.RFC3339Nano, c.State.StartedAt); err == nil && started.Year() > 1 {
+			out.StartedAt = started
+		}
+	}
+	if c.NetworkSettings == nil {
+		return out
+	}
+	out.SandboxKey = c.NetworkSettings.SandboxKey
+	for name, e := range c.NetworkSettings.Networks {
+		if e != nil {
+			out.Endpoints = append(out.Endpoints, newEndpoint(name, e))
+		}
+	}
+	return out
+}
+
+func newEndpoint(name string, e *network.EndpointSettings) Endpoint {
+	out := Endpoint{NetworkID: e.NetworkID, Network: name}
+	copy(out.MAC[:], e.MacAddress)
+	for _, a := range []netip.Addr{e.IPAddress, e.GlobalIPv6Address} {
+		if a.IsValid() && !a.IsUnspecified() {
+			out.Addresses = append(out.Addresses, a.Unmap())
+		}
+	}
+	return out
+}
+
+// Options of the bridge and overlay drivers.
+const (
+	optionBridgeName = "com.docker.network.bridge.name"
+	optionMTU        = "com.docker.network.driver.mtu"
+	optionVNI        = "com.docker.network.driver.overlay.vxlanid_list"
+)
+
+func newNetwork(n network.Network) Network {
+	out := Network{
+		ID: n.ID, Name: n.Name, Driver: n.Driver, Scope: n.Scope, Internal: n.Internal,
+		MTU: n.Options[optionMTU], VNI: n.Options[optionVNI],
+	}
+	_, out.Encrypted = n.Options["encrypted"]
+	if n.Driver == "bridge" {
+		out.Bridge = first(n.Options[optionBridgeName], "br-"+n.ID[:min(12, len(n.ID))])
+	}
+	for _, c := range n.IPAM.Config {
+		if c.Subnet.IsValid() {
+			out.Subnets = append(out.Subnets, c.Subnet)
+		}
+		if c.Gateway.IsValid() {
+			out.Gateways = append(out.Gateways, c.Gateway.Unmap())
+		}
+	}
+	return out
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import "net/netip"
+
+// maxLearned bounds the addresses learned from traffic: a container can send with any source address it likes.
+const maxLearned = 16384
+
+// stationIndex finds containers by what packets carry. It is made anew when a container changed and somebody asks.
+type stationIndex struct {
+	addresses map[netip.Addr]*member
+	macs      map[stationMAC]*member
+}
+
+// stationMAC is a MAC on a network; MACs repeat across networks.
+type stationMAC struct {
+	network string
+	mac     [6]byte
+}
+
+func (s *State) index() *stationIndex {
+	if s.indexed != nil {
+		return s.indexed
+	}
+	s.indexed = &stationIndex{addresses: make(map[netip.Addr]*member), macs: make(map[stationMAC]*member)}
+	for _, m := range s.members {
+		for _, e := range m.Endpoints {
+			key := stationMAC{e.Network, e.MAC}
+			s.indexed.macs[key] = latest(s.indexed.macs[key], m)
+			for _, a := range e.Addresses {
+				s.indexed.addresses[a] = latest(s.indexed.addresses[a], m)
+			}
+		}
+	}
+	return s.indexed
+}
+
+// latest chooses between two that had the same address: who lives, else who died last.
+func latest(a, b *member) *member {
+	if a == nil || b.alive() && !a.alive() || b.alive() == a.alive() && b.died.After(a.died) {
+		return b
+	}
+	return a
+}
+
+func (i *stationIndex) mac(networkName string, mac [6]byte) *member {
+	if mac == ([6]byte{}) {
+		return nil
+	}
+	return i.macs[stationMAC{networkName, mac}]
+}
+
+// memberByAddress finds who has an address, or had it last, on a network of this host.
+func (s *State) memberByAddress(address netip.Addr) *member {
+	if !address.IsValid() || address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() {
+		return nil
+	}
+	if m := s.index().addresses[address]; m != nil {
+		return m
+	}
+	return s.members[s.learned[address]]
+}
+
+// learn notes that a container sent from an address, for when the engine was too late to say so. Never over what is known.
+func (s *State) learn(address netip.Addr, owner *member) {
+	if len(s.learned) >= maxLearned || s.memberByAddress(address) != nil || !address.IsGlobalUnicast() {
+		return
+	}
+	s.learned[address] = owner.ID
+}

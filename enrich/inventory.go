@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Container is what the engine says of a container.
+type Container struct {
+	ID          string
+	Name        string
+	Image       string
+	Labels      map[string]string
+	NetworkMode string // network's name, host, none or container:ID
+	SandboxKey  string // path of its network namespace
+	PID         int    // of its first process, 0: not running
+	Running     bool
+	StartedAt   time.Time
+	Endpoints   []Endpoint
+}
+
+// Endpoint is a container's place on a network.
+type Endpoint struct {
+	NetworkID string
+	Network   string
+	MAC       [6]byte
+	Addresses []netip.Addr
+}
+
+// Network is what the engine says of a network.
+type Network struct {
+	ID        string
+	Name      string
+	Driver    string
+	Scope     string
+	Bridge    string // its bridge device in the host's namespace; "" for drivers without one
+	Internal  bool
+	Encrypted bool
+	MTU       string // as configured, "" for the driver's own
+	VNI       string
+	Subnets   []netip.Prefix
+	Gateways  []netip.Addr
+}
+
+// sharedWith returns the ID of the container whose namespace this one lives in, "" if it has its own.
+func (c *Container) sharedWith() string {
+	id, found := strings.CutPrefix(c.NetworkMode, "container:")
+	if !found {
+		return ""
+	}
+	return id
+}
+
+// onHost tells whether the container lives in the host's namespace.
+func (c *Container) onHost() bool { return c.NetworkMode == "host" }
+
+// childOnly tells whether a network's containers are reached without any device of the host's namespace.
+func (n *Network) childOnly() bool { return n.Driver == "macvlan" || n.Driver == "ipvlan" }
+
+// member is a container in the state, with what the kernel said of it.
+type member struct {
+	Container
+	Identity
+
+	netnsID int       // number of its namespace as links name it, -1: not known
+	died    time.Time // zero while it lives
+	seen    time.Time // when it was last heard of
+	sketch  bool      // known from an event only: name and labels, no endpoints
+}
+
+func (m *member) alive() bool { return m.died.IsZero() }
+
+// die marks its end, once.
+func (m *member) die(now time.Time) {
+	if !m.alive() {
+		return
+	}
+	m.died = now
+	m.Running = false
+	m.PID = 0
+	m.netnsID = -1
+}
+
+// network returns the name of the network that has the given endpoint MAC or address, or of its only one.
+func (m *member) network(mac [6]byte, addresses ...netip.Addr) string {
+	for _, e := range m.Endpoints {
+		if mac != ([6]byte{}) && e.MAC == mac {
+			return e.Network
+		}
+		for _, a := range e.Addresses {
+			for _, wanted := range addresses {
+				if a == wanted {
+					return e.Network
+				}
+			}
+		}
+	}
+	if len(m.Endpoints) == 1 {
+		return m.Endpoints[0].Network
+	}
+	return ""
+}

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// keep is how long the dead are remembered, so that what is read of them late still finds its owner.
+const keep = time.Minute
+
+// Config says how a State names things.
+type Config struct {
+	Host           loader.Netns // the host's network namespace
+	ContainerLabel ContainerLabel
+
+	// NetnsID finds the number under which links know a process's namespace: loader.NetnsIDOfProcess.
+	NetnsID func(pid int) (int, error)
+	Now     func() time.Time
+}
+
+// State is what is known of the host: containers and networks from the engine, links, namespaces and processes from the
+// kernel. News comes in any order; what belongs together is joined when both are there. All methods may be called
+// concurrently.
+type State struct {
+	config Config
+
+	mu        sync.Mutex
+	indexed   *stationIndex // nil: to be made anew
+	pending   pending
+	node      Node
+	members   map[string]*member // by container ID
+	networks  map[string]*knownNetwork
+	links     map[int]*port              // the host's, by ifindex
+	children  map[loader.DeviceID]*child // devices watched inside containers
+	netns     map[loader.Netns]string    // namespace to container ID
+	learned   map[netip.Addr]string      // addresses seen at a container's device, to its ID
+	addresses map[netip.Addr]struct{}    // the host's own
+}
+
+// Node is the engine's host.
+type Node struct {
+	Name    string
+	ID      string // in its Swarm, "" if it is in none
+	SwarmID string
+	Role    string // manager, worker, or ""
+	Address string // in its Swarm
+}
+
+type knownNetwork struct {
+	Network
+	gone time.Time
+}
+
+// port is a link of the host and the container behind it.
+type port struct {
+	loader.Link
+	owner string // container ID, "" unknown. It stays: an ifindex is not used again
+	gone  time.Time
+}
+
+// child is a device watched inside a container's namespace.
+type child struct {
+	loader.Link
+	index   int // ifindex in the container
+	netnsID int
+	owner   string
+}
+
+// NewState makes an empty one.
+func NewState(config Config) *State {
+	return &State{
+		config:    config,
+		members:   make(map[string]*member),
+		networks:  make(map[string]*knownNetwork),
+		links:     make(map[int]*port),
+		children:  make(map[loader.DeviceID]*child),
+		netns:     make(map[loader.Netns]string),
+		learned:   make(map[netip.Addr]string),
+		addresses: make(map[netip.Addr]struct{}),
+	}
+}
+
+// SetNode says which node this is. Names of global tasks carry it.
+func (s *State) SetNode(node Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node = node
+	for _, m := range s.members {
+		s.identify(m)
+	}
+}
+
+// Node returns what SetNode said last.
+func (s *State) Node() Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
+
+// identify is to be called after every change of a container.
+func (s *State) identify(m *member) {
+	s.indexed = nil
+	m.Identity = identify(m.Name, m.Labels, s.node.Name, s.config.ContainerLabel)
+}
+
+// SetHostAddresses says which addresses are the host's own.
+func (s *State) SetHostAddresses(addresses []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.addresses)
+	for _, a := range addresses {
+		s.addresses[a] = struct{}{}
+	}
+}
+
+// PutContainer adds a container or what is new of it.
+func (s *State) PutContainer(c Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putContainer(c)
+}
+
+// SketchContainer adds a container of which only an event told so far, unless more is known already.
+func (s *State) SketchContainer(c Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.members[c.ID] != nil {
+		return
+	}
+	s.putContainer(c)
+	s.members[c.ID].sketch = true
+}
+
+func (s *State) putContainer(c Container) {
+	m := s.members[c.ID]
+	if m == nil {
+		m = &member{netnsID: -1}
+		s.members[c.ID] = m
+	}
+	if !c.Running && len(c.Endpoints) == 0 {
+		c.Endpoints = m.Endpoints // a stopped container has none, but its last packets had
+	}
+	if c.PID == 0 {
+		c.PID = m.PID
+	}
+	if c.PID != m.PID {
+		m.netnsID = -1
+	}
+	m.Container = c
+	m.sketch = false
+	m.seen = s.config.Now()
+	s.identify(m)
+	switch {
+	case c.Running:
+		m.died = time.Time{}
+	case !c.StartedAt.IsZero():
+		m.die(s.config.Now())
+	}
+	if m.alive() && m.PID != 0 && m.netnsID < 0 && m.ownsNetns() {
+		s.bindNetnsID(m)
+	}
+}
+
+// ownsNetns tells whether the container has a network namespace to itself.
+func (m *member) ownsNetns() bool { return m.sharedWith() == "" && !m.onHost() }
+
+// ContainerDied marks a container's end. It may start again, in another namespace.
+func (s *State) ContainerDied(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.members[id]; m != nil {
+		m.die(s.config.Now())
+		s.indexed = nil
+	}
+}
+
+// SetContainers takes in a listing of all running containers that was begun at the given time: whoever is not listed, and
+// was not heard of since, has died unnoticed.
+func (s *State) SetContainers(containers []Container, begun time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	listed := make(map[string]bool, len(containers))
+	for _, c := range containers {
+		listed[c.ID] = true
+		s.putContainer(c)
+	}
+	for id, m := range s.members {
+		if !listed[id] && m.seen.Before(begun) {
+			m.die(s.config.Now())
+		}
+	}
+	s.sweep()
+}
+
+// PutNetwork adds a network or what is new of it.
+func (s *State) PutNetwork(n Network) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.networks[n.ID] = &knownNetwork{Network: n}
+}
+
+// RemoveNetwork marks a network's end.
+func (s *State) RemoveNetwork(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.networks[id]; n != nil && n.gone.IsZero() {
+		n.gone = s.config.Now()
+	}
+}
+
+// SetNetworks replaces the whole list of networks.
+func (s *State) SetNetworks(networks []Network) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	listed := make(map[string]bool, len(networks))
+	for _, n := range networks {
+		listed[n.ID] = true
+		s.networks[n.ID] = &knownNetwork{Network: n}
+	}
+	for id, n := range s.networks {
+		if !listed[id] && n.gone.IsZero() {
+			n.gone = s.config.Now()
+		}
+	}
+}
+
+// containerID finds the 64 digits of a container's ID in the name of its cgroup, which drivers decorate differently.
+var containerID = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// Process says that a process runs in a namespace: the way a namespace's container is known before anything else of it is.
+func (s *State) Process(p loader.Process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Netns == s.config.Host || p.Netns == 0 {
+		return
+	}
+	id := containerID.FindString(p.Cgroup)
+	if id == "" {
+		id = s.memberByPID(p.PID)
+	}
+	if id == "" {
+		return
+	}
+	if m := s.members[id]; m != nil {
+		if owner := s.member(m.sharedWith()); owner != nil {
+			id = owner.ID
+		}
+	}
+	m := s.members[id]
+	if bound := s.member(s.netns[p.Netns]); bound != nil && bound.alive() {
+		// The first container of a namespace owns it, others joined it, unless one is known to have come with its own:
+		// then the number is that of a dead namespace, used again.
+		if bound == m || m == nil || m.sketch {
+			return
+		}
+	}
+	s.netns[p.Netns] = id
+	if m == nil {
+		m = &member{Container: Container{ID: id}, sketch: true}
+		s.members[id] = m
+	}
+	m.seen = s.config.Now()
+	m.netnsID = -1
+	m.PID = p.PID
+	m.died = time.Time{}
+	s.bindNetnsID(m)
+}
+
+func (s *State) memberByPID(pid int) string {
+	for id, m := range s.members {
+		if m.alive() && m.PID == pid && m.ownsNetns() {
+			return id
+		}
+	}
+	return ""
+}
+
+// member finds a container by its ID, nil: there is none.
+func (s *State) member(id string) *member {
+	return s.members[id]
+}
+
+// bindNetnsID learns the number of a container's namespace, and takes the links that lead there for the container's.
+func (s *State) bindNetnsID(m *member) {
+	number, err := s.config.NetnsID(m.PID)
+	if err != nil || number < 0 {
+		return // no link leads there yet, or the process is gone
+	}
+	m.netnsID = number
+	for _, p := range s.links {
+		if p.owner == "" && p.gone.IsZero() && p.PeerNetnsID == number {
+			p.owner = m.ID
+		}
+	}
+	for _, c := range s.children {
+		if c.owner == "" && c.netnsID == number {
+			c.owner = m.ID
+		}
+	}
+}
+
+// ownerOf finds the living container whose namespace has the number. Numbers are reused at once, so the container's
+// process is asked whether it is still there.
+func (s *State) ownerOf(netnsID int) string {
+	for id, m := range s.members {
+		if netnsID < 0 || !m.alive() || m.PID == 0 || m.sketch && m.netnsID < 0 || !m.ownsNetns() {
+			continue
+		}
+		if m.netnsID >= 0 && m.netnsID != netnsID {
+			continue
+		}
+		if number, err := s.config.NetnsID(m.PID); err == nil && number == netnsID {
+			m.netnsID = number
+			return id
+		}
+	}
+	return ""
+}
+
+// LinkChanged takes in news of a link of the host.
+func (s *State) LinkChanged(change loader.LinkChange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.links[change.Index]
+	if p == nil {
+		p = &port{}
+		s.links[change.Index] = p
+	}
+	if change.Gone {
+		if p.gone.IsZero() {
+			p.gone = s.config.Now()
+		}
+		return
+	}
+	p.Link = change.Link
+	p.gone = time.Time{}
+	if p.owner == "" && p.PeerNetnsID >= 0 && p.Kind == "veth" {
+		p.owner = s.ownerOf(p.PeerNetnsID)
+	}
+}
+
+// DeviceMoved says that a device watched from its birth went into a container.
+func (s *State) DeviceMoved(id loader.DeviceID, to loader.LinkChange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.children[id] = &child{Link: to.Link, index: to.MovedIndex, netnsID: to.MovedNetnsID, owner: s.ownerOf(to.MovedNetnsID)}
+}
+
+// DeviceInside says that a device inside a container's namespace is watched.
+func (s *State) DeviceInside(id loader.DeviceID, l loader.Link, container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.children[id] = &child{Link: l, index: l.Index, netnsID: -1, owner: container}
+}
+
+// Unwatched lists the living containers on macvlan and ipvlan networks none of whose devices is watched: ID to the path
+// of the namespace.
+func (s *State) Unwatched() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	watched := make(map[string]bool)
+	for _, c := range s.children {
+		watched[c.owner] = true
+	}
+	paths := make(map[string]string)
+	for id, m := range s.members {
+		if !m.alive() || !m.Running || m.SandboxKey == "" || watched[id] || !m.ownsNetns() {
+			continue
+		}
+		for _, e := range m.Endpoints {
+			if n := s.networks[e.NetworkID]; n != nil && n.childOnly() {
+				paths[id] = m.SandboxKey
+			}
+		}
+	}
+	return paths
+}
+
+// sweep forgets the long dead.
+func (s *State) sweep() {
+	s.indexed = nil
+	old := func(t time.Time) bool { return !t.IsZero() && s.config.Now().Sub(t) > keep }
+	for id, m := range s.members {
+		if old(m.died) {
+			delete(s.members, id)
+		}
+	}
+	for id, n := range s.networks {
+		if old(n.gone) {
+			delete(s.networks, id)
+		}
+	}
+	for index, p := range s.links {
+		if old(p.gone) {
+			delete(s.links, index)
+		}
+	}
+	known := func(id string) bool { return s.members[id] != nil }
+	for ns, id := range s.netns {
+		if !known(id) {
+			delete(s.netns, ns)
+		}
+	}
+	for id, c := range s.children {
+		if c.owner != "" && !known(c.owner) {
+			delete(s.children, id)
+		}
+	}
+	for a, id := range s.learned {
+		if !known(id) {
+			delete(s.learned, a)
+		}
+	}
+}
