@@ -342,3 +342,13 @@ func newNetwork(n network.Network) Network {
 	}
 	return out
 }
+
+// CheckDocker connects to the engine once and returns its version.
+func CheckDocker(ctx context.Context) (version string, err error) {
+	d, err := OpenDocker(NewState(Config{Now: time.Now}), func(DockerStatus) {})
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	return d.checkEngine(ctx)
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/exporters"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// How often things are done without being asked.
+const (
+	collectPeriod  = 5 * time.Second // between readings when nobody scrapes: what the tables must hold
+	resyncPeriod   = time.Minute     // between looks at what events may have missed
+	costPeriod     = time.Minute     // between measurements of the programs
+	costLength     = time.Second     // of one
+	unwatchedEvery = 2 * time.Second // between looks for macvlan and ipvlan containers to be entered
+)
+
+// agent wires the signals to the state and the state to the series. A signal that cannot run is nil, and signals says why.
+type agent struct {
+	log     *slog.Logger
+	started time.Time
+	links   *loader.Links
+	drops   *loader.Drops
+	flows   *loader.Flows
+	execs   *loader.Execs
+	state   *enrich.State
+	docker  *enrich.Docker
+	metrics *exporters.Metrics
+	signals []exporters.Signal
+
+	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
+	collecting sync.Mutex
+}
+
+// openAgent starts whatever can run. It fails only if nothing can.
+func openAgent(log *slog.Logger, store *exporters.Store, label enrich.ContainerLabel) (*agent, error) {
+	a := &agent{log: log, started: time.Now(), metrics: exporters.NewMetrics(store)}
+	var err error
+	a.execs, err = loader.OpenExecs()
+	a.signal("exec", err)
+	a.flows, err = loader.OpenFlows(0)
+	a.signal("flow", err)
+	a.drops, err = loader.OpenDrops(loader.DropsConfig{Kallsyms: "/proc/kallsyms"})
+	a.signal("drop", err)
+	if a.flows == nil && a.drops == nil {
+		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
+	}
+	if a.drops != nil && a.drops.NoFunctions != nil {
+		log.Warn("drops have no function and few causes", "error", a.drops.NoFunctions)
+	}
+	if a.links, err = loader.OpenLinks(); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	processes, host := a.processes()
+	a.state = enrich.NewState(enrich.Config{
+		Host: host, ContainerLabel: label, NetnsID: loader.NetnsIDOfProcess, Now: time.Now,
+	})
+	for _, p := range processes {
+		a.state.Process(p)
+	}
+	if a.docker, err = enrich.OpenDocker(a.state, a.engineChanged); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	return a, nil
+}
+
+// signal notes how the start of one went.
+func (a *agent) signal(name string, err error) {
+	s := exporters.Signal{Name: name, Since: time.Now()}
+	if err != nil {
+		s.Reason = err.Error()
+		a.log.Warn("signal is off", "signal", name, "reason", s.Reason)
+	}
+	a.signals = append(a.signals, s)
+}
+
+// signalsOff joins the reasons of all signals that do not run.
+func (a *agent) signalsOff() error {
+	var errs []error
+	for _, s := range a.signals {
+		if s.Reason != "" {
+			errs = append(errs, fmt.Errorf("signal %s is off: %s", s.Name, s.Reason))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// processes lists what runs, and finds the number of the host's namespace: it is this process's own.
+func (a *agent) processes() ([]loader.Process, loader.Netns) {
+	if a.execs == nil {
+		inode, err := loader.HostNetnsInode()
+		if err != nil {
+			a.log.Warn("own namespace is unknown", "error", err)
+		}
+		return nil, loader.Netns(inode)
+	}
+	processes, err := a.execs.Running()
+	if err != nil {
+		a.log.Warn("cannot list processes", "error", err)
+	}
+	for _, p := range processes {
+		if p.PID == os.Getpid() {
+			return processes, p.Netns
+		}
+	}
+	return processes, 0
+}
+
+// run works until ctx ends.
+func (a *agent) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return loader.Watch(ctx, a.links, a.flows, loader.Observer{
+			LinkChanged: a.state.LinkChanged,
+			DeviceMoved: a.state.DeviceMoved,
+			Failed:      func(err error) { a.log.Warn("device is not watched", "error", err) },
+		})
+	})
+	group.Go(func() error { return a.docker.Run(ctx) })
+	if a.execs != nil {
+		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
+	}
+	group.Go(func() error { return every(ctx, collectPeriod, a.collect) })
+	group.Go(func() error { return every(ctx, unwatchedEvery, a.watchInside) })
+	group.Go(func() error { return every(ctx, resyncPeriod, a.resync) })
+	group.Go(func() error {
+		if err := loader.SampleCosts(ctx, costPeriod, costLength); err != nil {
+			a.log.Warn("own cost is not measured", "error", err)
+		}
+		return nil
+	})
+	a.readAddresses()
+	return group.Wait()
+}
+
+func every(ctx context.Context, period time.Duration, f func()) error {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			f()
+		}
+	}
+}
+
+// collect brings the series up to date with the kernel.
+func (a *agent) collect() {
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
+	flows, drops := a.read()
+	enrichedFlows, enrichedDrops := a.state.Attribute(flows, drops)
+	a.metrics.SetInventory(a.state.Inventory())
+	a.metrics.AddFlows(enrichedFlows)
+	a.metrics.AddDrops(enrichedDrops)
+	own := a.status()
+	a.metrics.SetOwn(&own)
+}
+
+// read empties the tables of all signals at once: each has to wait for the kernel.
+func (a *agent) read() (flows []loader.Flow, drops []loader.Drop) {
+	var group errgroup.Group
+	if a.flows != nil {
+		group.Go(func() (err error) {
+			flows, err = a.flows.Read()
+			return err
+		})
+	}
+	if a.drops != nil {
+		group.Go(func() (err error) {
+			drops, err = a.drops.Read()
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		a.log.Error("cannot read all counts; they are kept", "error", err)
+	}
+	return flows, drops
+}
+
+// watchInside enters the containers whose devices cannot be watched from outside.
+func (a *agent) watchInside() {
+	if a.flows == nil {
+		return
+	}
+	for id, path := range a.state.Unwatched() {
+		devices, err := a.flows.WatchSandbox(path)
+		if err != nil && !errors.Is(err, loader.ErrNetnsGone) {
+			a.log.Warn("container is not watched", "container", id[:12], "error", err)
+		}
+		for device, l := range devices {
+			a.state.DeviceInside(device, l, id)
+		}
+	}
+}
+
+// resync looks for what no event told of.
+func (a *agent) resync() {
+	a.readAddresses()
+	if a.flows != nil {
+		if err := a.flows.Sweep(); err != nil {
+			a.log.Warn("cannot forget dead devices", "error", err)
+		}
+	}
+	if a.execs == nil {
+		return
+	}
+	processes, _ := a.processes()
+	for _, p := range processes {
+		a.state.Process(p)
+	}
+}
+
+func (a *agent) readAddresses() {
+	addresses, err := loader.HostAddresses()
+	if err != nil {
+		a.log.Warn("own addresses are unknown", "error", err)
+		return
+	}
+	a.state.SetHostAddresses(addresses)
+}
+
+// engineChanged is told of the connection to Docker, and after each new one looks again at who lives where.
+func (a *agent) engineChanged(status enrich.DockerStatus) {
+	last := a.engine.Swap(&status)
+	if status.Err != nil {
+		if last == nil || last.Err == nil {
+			a.log.Warn("docker is not there; links and drops are watched without names", "error", status.Err)
+		}
+		return
+	}
+	a.log.Info("connected to docker", "version", status.Version)
+	a.resync()
+}
+
+// ready tells whether the signals run and Docker has been asked.
+func (a *agent) ready() bool { return a.engine.Load() != nil }
+
+func (a *agent) close() error {
+	var errs []error
+	if a.docker != nil {
+		errs = append(errs, a.docker.Close())
+	}
+	if a.drops != nil {
+		errs = append(errs, a.drops.Close())
+	}
+	if a.flows != nil {
+		errs = append(errs, a.flows.Close())
+	}
+	if a.execs != nil {
+		errs = append(errs, a.execs.Close())
+	}
+	if a.links != nil {
+		errs = append(errs, a.links.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// privilege is a capability that the agent uses, and what for.
+type privilege struct {
+	value   cap.Value
+	reason  string
+	forLife bool // not only at the start
+}
+
+var privileges = []privilege{
+	{cap.BPF, "load programs and read their tables", true},
+	{cap.PERFMON, "let programs read kernel memory: drops, processes", true},
+	{cap.NET_ADMIN, "attach to the devices of containers", true},
+	{cap.SYS_ADMIN, "enter the namespaces of macvlan and ipvlan containers, measure own cost", true},
+	{cap.SYSLOG, "name the kernel functions that drop packets", false},
+}
+
+// missingPrivileges lists those that the process does not have.
+func missingPrivileges() ([]privilege, error) {
+	have := cap.GetProc()
+	var missing []privilege
+	for _, p := range privileges {
+		has, err := have.GetFlag(cap.Effective, p.value)
+		if err != nil {
+			return nil, fmt.Errorf("read own capabilities: %w", err)
+		}
+		if !has {
+			missing = append(missing, p)
+		}
+	}
+	return missing, nil
+}
+
+// giveUpPrivileges keeps only the capabilities needed for life, in all threads.
+func giveUpPrivileges() error {
+	have, keep := cap.GetProc(), cap.NewSet()
+	for _, p := range privileges {
+		if !p.forLife {
+			continue
+		}
+		has, err := have.GetFlag(cap.Permitted, p.value)
+		if err != nil {
+			return fmt.Errorf("read own capabilities: %w", err)
+		}
+		if !has {
+			continue
+		}
+		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
+			if err := keep.SetFlag(flag, true, p.value); err != nil {
+				return fmt.Errorf("choose capabilities: %w", err)
+			}
+		}
+	}
+	if err := keep.SetProc(); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/exporters"
+	"github.com/bridgewatch/bridgewatch/exporters/api"
+	"github.com/bridgewatch/bridgewatch/exporters/prometheus"
+)
+
+// shutdownTimeout is how long requests under way may take when the agent ends.
+const shutdownTimeout = 3 * time.Second
+
+type runCommand struct {
+	ListenAddress  string        `name:"web.listen-address" default:"127.0.0.1:10470" help:"Address for /metrics, /healthz and /readyz."`
+	WebConfig      string        `name:"web.config.file" help:"File with TLS and authentication, in the format of Prometheus's exporter-toolkit."`
+	APISocket      string        `name:"api.socket" default:"/run/bridgewatch/bridgewatch.sock" help:"Unix socket that the other commands ask."`
+	LogLevel       slog.Level    `name:"log.level" default:"info" help:"debug, info, warn or error."`
+	LogFormat      string        `name:"log.format" enum:"text,json" default:"text" help:"text or json."`
+	ContainerLabel string        `name:"metrics.container-label" enum:"name,service,none" default:"name" help:"What the container label holds: name, service or none."`
+	Retention      time.Duration `name:"metrics.retention" default:"10m" help:"How long a container's series are kept after it is gone."`
+	SeriesLimit    int           `name:"metrics.series-limit" default:"100000" help:"Series in all; what does not fit is counted as ~other."`
+	Strict         bool          `help:"Fail if any signal cannot run."`
+}
+
+func (c *runCommand) validate() error {
+	switch {
+	case c.SeriesLimit < 1000:
+		return errors.New("--metrics.series-limit must be at least 1000")
+	case c.Retention < time.Second:
+		return errors.New("--metrics.retention must be at least 1s")
+	}
+	if c.WebConfig != "" {
+		if err := web.Validate(c.WebConfig); err != nil {
+			return fmt.Errorf("read --web.config.file: %w", err)
+		}
+	}
+	return nil
+}
+
+// Run is the agent. What can fail for reasons that a person can change is tried first, before anything is attached.
+func (c *runCommand) Run(ctx context.Context, to streams) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	log := c.logger(to.err)
+	alone, err := claimHost()
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
+	scrapes, err := c.listen(log)
+	if err != nil {
+		return err
+	}
+	defer scrapes.Close()
+	questions, err := listenUnix(c.APISocket)
+	if err != nil {
+		return err
+	}
+	defer questions.Close()
+
+	store := exporters.NewStore(exporters.StoreConfig{Limit: c.SeriesLimit, Retention: c.Retention, Now: time.Now})
+	agent, err := openAgent(log, store, enrich.ContainerLabel(c.ContainerLabel))
+	if err != nil {
+		return err
+	}
+	defer agent.close()
+	if off := agent.signalsOff(); c.Strict && off != nil {
+		return fmt.Errorf("--strict: %w", off)
+	}
+	if err := giveUpPrivileges(); err != nil {
+		log.Warn("cannot give up privileges", "error", err)
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return agent.run(ctx) })
+	group.Go(func() error { return c.serveScrapes(ctx, log, scrapes, agent, store) })
+	group.Go(func() error { return serve(ctx, questions, api.Handler(agent.status)) })
+	log.Info("bridgewatch runs", "version", version, "metrics", "http://"+scrapes.Addr().String()+"/metrics")
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	log.Info("bridgewatch ends")
+	return nil
+}
+
+func (c *runCommand) logger(to io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(to, options))
+	}
+	return slog.New(slog.NewTextHandler(to, options))
+}
+
+func (c *runCommand) listen(log *slog.Logger) (net.Listener, error) {
+	listener, err := net.Listen("tcp", c.ListenAddress)
+	if err != nil {
+		return nil, fmt.Errorf("listen for scrapes: %w; choose another --web.listen-address", err)
+	}
+	if address, ok := listener.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && c.WebConfig == "" {
+		log.Warn("metrics are served to the network without TLS or authentication; see --web.config.file", "address", address)
+	}
+	return listener, nil
+}
+
+func (c *runCommand) serveScrapes(ctx context.Context, log *slog.Logger, listener net.Listener, agent *agent, store *exporters.Store) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", prometheus.New(store, agent.collect).Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !agent.ready() {
+			http.Error(w, "still reading the inventory", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := shutdownAfter(ctx, server)
+	defer stop()
+	config := &web.FlagConfig{WebConfigFile: &c.WebConfig}
+	if err := web.Serve(listener, server, config, log); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve scrapes: %w", err)
+	}
+	return nil
+}
+
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	stop := shutdownAfter(ctx, server)
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
+// shutdownAfter ends a server when ctx ends, and lets requests under way finish.
+func shutdownAfter(ctx context.Context, server *http.Server) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		_ = server.Shutdown(grace) // what does not finish in time is cut off with the process
+	})
+}
+
+// listenUnix makes the socket that only root, and the group that it is given to, can ask.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make folder of --api.socket: %w", err)
+	}
+	// No other agent is there (claimHost), so what is left of a socket is a killed one's.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old --api.socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on --api.socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(fmt.Errorf("protect --api.socket: %w", err), listener.Close())
+	}
+	return listener, nil
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exporters
+
+import "slices"
+
+// Type is what a family's values mean.
+type Type int
+
+// The types.
+const (
+	Counter Type = iota // only grows
+	Gauge
+)
+
+// Family is a metric: a name and the labels that tell its series apart.
+type Family struct {
+	Name   string // as Prometheus has it
+	Help   string
+	Type   Type
+	Labels []string // in the order in which values are given
+}
+
+// identityLabels say whose a count is. They come first, in this order, in every family that has them.
+var identityLabels = []string{"stack", "service", "container", "network", "scope"}
+
+func withIdentity(labels ...string) []string { return slices.Concat(identityLabels, labels) }
+
+// The families. Names and labels are a contract with dashboards and alerts: adding is free, changing breaks them.
+var (
+	packets = &Family{Name: "bridgewatch_packets_total", Labels: withIdentity("direction"),
+		Help: "Packets that crossed a container's interface, as the container sees it. A GSO frame counts as its segments."}
+	bytes = &Family{Name: "bridgewatch_bytes_total", Labels: withIdentity("direction"),
+		Help: "Bytes that crossed a container's interface, with Ethernet headers."}
+	skbs = &Family{Name: "bridgewatch_skbs_total", Labels: withIdentity("direction"),
+		Help: "Kernel packets that crossed a container's interface: what interface and rule counters count."}
+	networkPackets = &Family{Name: "bridgewatch_network_packets_total", Labels: []string{"network", "direction"},
+		Help: "Packets that crossed a network's bridge device, between the network and the host or the world. tx leaves the network."}
+	networkBytes = &Family{Name: "bridgewatch_network_bytes_total", Labels: []string{"network", "direction"},
+		Help: "Bytes that crossed a network's bridge device, with Ethernet headers."}
+	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total",
+		Labels: []string{"source_stack", "source_service", "destination_stack", "destination_service", "network", "protocol"},
+		Help:   "Bytes from one service to another, counted once, at the sender if it is a container of this host."}
+
+	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total",
+		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
+		Help:   "Packets that the kernel dropped. Identity is the victim's, scope is the place."}
+	droppedBytes = &Family{Name: "bridgewatch_dropped_bytes_total",
+		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
+		Help:   "Bytes of the packets that the kernel dropped."}
+	dropLocations = &Family{Name: "bridgewatch_drop_locations_total", Labels: []string{"reason", "function"},
+		Help: "Kernel packets dropped, by the kernel function that dropped them."}
+
+	observedPackets = &Family{Name: "bridgewatch_observed_packets_total", Labels: []string{"signal"},
+		Help: "All packets that a signal has counted since it started, whoever they belonged to. Never retired."}
+	unattributedPackets = &Family{Name: "bridgewatch_unattributed_packets_total", Labels: []string{"signal"},
+		Help: "Packets whose namespace or device belongs to no container and not to the host."}
+	lostRecords = &Family{Name: "bridgewatch_lost_records_total", Labels: []string{"signal", "place"},
+		Help: "What could not be recorded in full, by the place where it was lost."}
+
+	containerInfo = &Family{Name: "bridgewatch_container_info", Type: Gauge,
+		Labels: []string{"stack", "service", "container", "container_id", "name", "image"},
+		Help:   "A running container. Always 1."}
+	containerStart = &Family{Name: "bridgewatch_container_start_time_seconds", Type: Gauge,
+		Labels: []string{"stack", "service", "container", "container_id"},
+		Help:   "When a running container started, in Unix time."}
+	networkInfo = &Family{Name: "bridgewatch_network_info", Type: Gauge,
+		Labels: []string{"network", "network_id", "driver", "network_scope", "vni", "encrypted", "internal", "mtu"},
+		Help:   "A Docker network. Always 1."}
+	nodeInfo = &Family{Name: "bridgewatch_node_info", Type: Gauge,
+		Labels: []string{"node", "node_id", "swarm_id", "role", "address"},
+		Help:   "The Docker host. Always 1."}
+
+	buildInfo = &Family{Name: "bridgewatch_build_info", Type: Gauge, Labels: []string{"version", "revision", "goversion"},
+		Help: "The agent. Always 1."}
+	signalEnabled = &Family{Name: "bridgewatch_signal_enabled", Type: Gauge, Labels: []string{"signal", "reason"},
+		Help: "1 while a signal runs; 0 with the reason why it does not."}
+	signalStart = &Family{Name: "bridgewatch_signal_start_time_seconds", Type: Gauge, Labels: []string{"signal"},
+		Help: "When a running signal started, in Unix time."}
+	attachedDevices = &Family{Name: "bridgewatch_attached_devices", Type: Gauge, Labels: []string{"device_kind"},
+		Help: "Devices that the flow signal watches."}
+	dockerUp = &Family{Name: "bridgewatch_docker_up", Type: Gauge,
+		Help: "1 while the agent is connected to the Docker engine."}
+	programRunSeconds = &Family{Name: "bridgewatch_program_run_seconds_total", Labels: []string{"program"},
+		Help: "Time that a BPF program took while the kernel measured it, which is during short samples only. Divide by runs."}
+	programRuns = &Family{Name: "bridgewatch_program_runs_total", Labels: []string{"program"},
+		Help: "Runs of a BPF program while the kernel measured it."}
+	mapEntries = &Family{Name: "bridgewatch_map_entries", Type: Gauge, Labels: []string{"map"},
+		Help: "Entries that the last reading of a BPF map found."}
+	mapCapacity = &Family{Name: "bridgewatch_map_capacity", Type: Gauge, Labels: []string{"map"},
+		Help: "Entries that a BPF map has room for between two readings."}
+	seriesCount = &Family{Name: "bridgewatch_series", Type: Gauge, Labels: []string{"metric"},
+		Help: "Series of a metric."}
+	seriesOverflow = &Family{Name: "bridgewatch_series_overflow_total", Labels: []string{"metric"},
+		Help: "Updates that found their budget of series used up and went to ~other."}
+)
+
+// Families lists every metric of the agent.
+func Families() []*Family {
+	return []*Family{
+		packets, bytes, skbs, networkPackets, networkBytes, conversationBytes,
+		droppedPackets, droppedBytes, dropLocations,
+		observedPackets, unattributedPackets, lostRecords,
+		containerInfo, containerStart, networkInfo, nodeInfo,
+		buildInfo, signalEnabled, signalStart, attachedDevices, dockerUp,
+		programRunSeconds, programRuns, mapEntries, mapCapacity, seriesCount, seriesOverflow,
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exporters
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+	"golang.org/x/sys/unix"
+)
+
+// maxDropSeries bounds the combinations of device, direction, reason and cause of one container's drops. Beyond it reason and cause become
+// other; the kind, which alerts look at, stays.
+const maxDropSeries = 7
+
+// Metrics turns what is read, enriched and known into series.
+type Metrics struct {
+	store *Store
+	drops map[Owner]map[string]bool // combinations in use, by victim
+}
+
+// NewMetrics writes to store.
+func NewMetrics(store *Store) *Metrics {
+	for _, signal := range []string{"flow", "drop"} {
+		store.Plan(observedPackets, signal)
+		store.Plan(unattributedPackets, signal)
+	}
+	return &Metrics{store: store, drops: make(map[Owner]map[string]bool)}
+}
+
+func identityValues(i enrich.Identity, scope enrich.Scope, more ...string) []string {
+	return append([]string{i.Stack, i.Service, i.Container, i.Network, string(scope)}, more...)
+}
+
+// AddFlows counts traffic. It must not be called concurrently with the other methods.
+func (m *Metrics) AddFlows(flows []enrich.Flow) {
+	for i := range flows {
+		f := &flows[i]
+		switch f.Via {
+		case enrich.ViaContainer:
+			m.addContainerFlow(f)
+		case enrich.ViaBridge:
+			m.addBridgeFlow(f)
+		case enrich.ViaNobody:
+			m.store.Add(unattributedPackets, float64(f.RX.Packets+f.TX.Packets), "flow")
+		}
+		m.store.Add(observedPackets, float64(f.RX.Packets+f.TX.Packets), "flow")
+	}
+}
+
+func (m *Metrics) addContainerFlow(f *enrich.Flow) {
+	for _, side := range []struct {
+		direction enrich.Direction
+		counts    loader.Counts
+	}{{enrich.RX, f.RX}, {enrich.TX, f.TX}} {
+		if side.counts.Skbs == 0 {
+			continue
+		}
+		values := identityValues(f.Identity, f.Scope, string(side.direction))
+		m.store.Add(packets, float64(side.counts.Packets), values...)
+		m.store.Add(bytes, float64(side.counts.Bytes), values...)
+		m.store.Add(skbs, float64(side.counts.Skbs), values...)
+	}
+	m.addConversation(f)
+}
+
+// addConversation counts what the container sent, and what it received from anybody who does not count it as sent.
+func (m *Metrics) addConversation(f *enrich.Flow) {
+	if f.Other || !f.Remote.IsValid() {
+		return
+	}
+	self := []string{f.Stack, f.Service}
+	if f.Service == "" {
+		self[1] = f.Container
+	}
+	peer := []string{f.Peer.Stack, f.Peer.Service}
+	protocol := protocolName(f.Protocol)
+	if f.TX.Bytes > 0 {
+		m.store.Add(conversationBytes, float64(f.TX.Bytes), self[0], self[1], peer[0], peer[1], f.Network, protocol)
+	}
+	if f.RX.Bytes > 0 && !f.Peer.Local {
+		m.store.Add(conversationBytes, float64(f.RX.Bytes), peer[0], peer[1], self[0], self[1], f.Network, protocol)
+	}
+}
+
+func (m *Metrics) addBridgeFlow(f *enrich.Flow) {
+	m.store.Add(networkPackets, float64(f.RX.Packets), f.Network, string(enrich.RX))
+	m.store.Add(networkPackets, float64(f.TX.Packets), f.Network, string(enrich.TX))
+	m.store.Add(networkBytes, float64(f.RX.Bytes), f.Network, string(enrich.RX))
+	m.store.Add(networkBytes, float64(f.TX.Bytes), f.Network, string(enrich.TX))
+}
+
+func protocolName(protocol uint8) string {
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return "icmp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	}
+	return "other"
+}
+
+// AddDrops counts drops. It must not be called concurrently with the other methods.
+func (m *Metrics) AddDrops(drops []enrich.Drop) {
+	for i := range drops {
+		d := &drops[i]
+		values := m.dropValues(d)
+		m.store.Add(droppedPackets, float64(d.Packets), values...)
+		m.store.Add(droppedBytes, float64(d.Bytes), values...)
+		m.store.Add(dropLocations, float64(d.Skbs), d.Reason, d.Function)
+		m.store.Add(observedPackets, float64(d.Packets), "drop")
+		if d.Scope == enrich.ScopeUnknown {
+			m.store.Add(unattributedPackets, float64(d.Packets), "drop")
+		}
+	}
+}
+
+// dropValues keeps each container within its number of series. The host's own have no bound of their own.
+func (m *Metrics) dropValues(d *enrich.Drop) []string {
+	detail := []string{d.DeviceKind, string(d.Direction), reasonLabel(d.Reason), d.Cause, string(d.Kind)}
+	if d.Container == "" {
+		return identityValues(d.Identity, d.Scope, detail...)
+	}
+	victim := Owner{d.Stack, d.Service, d.Container}
+	used := m.drops[victim]
+	if used == nil {
+		used = make(map[string]bool)
+		m.drops[victim] = used
+	}
+	values := identityValues(d.Identity, d.Scope, detail...)
+	key := strings.Join(values[3:], "\xff")
+	if used[key] {
+		return values
+	}
+	if len(used) >= maxDropSeries {
+		m.store.Add(seriesOverflow, 1, droppedPackets.Name)
+		return foreseenDrop(enrich.Identity{Stack: d.Stack, Service: d.Service, Container: d.Container}, string(d.Kind))
+	}
+	used[key] = true
+	return values
+}
+
+// reasonLabel gives kernels without reasons a value that says so.
+func reasonLabel(reason string) string {
+	if reason == "" {
+		return "none"
+	}
+	return reason
+}
+
+// foreseenDrop are the labels of a container's drop about which nothing more is said: the zero that each container is
+// born with, and what its number of series has no room for.
+func foreseenDrop(i enrich.Identity, kind string) []string {
+	return identityValues(i, enrich.ScopeContainer, "other", string(enrich.RX), "other", "other", kind)
+}
+
+// SetInventory makes the series of living containers exist at 0 and retires those of the dead. It must not be called
+// concurrently with the other methods.
+func (m *Metrics) SetInventory(inventory enrich.Inventory) {
+	owners := make([]Owner, 0, len(inventory.Containers))
+	var infos, starts, networks []Sample
+	for i := range inventory.Containers {
+		c := &inventory.Containers[i]
+		owners = append(owners, Owner{c.Identity.Stack, c.Identity.Service, c.Identity.Container})
+		m.planContainer(c)
+		id := []string{c.Identity.Stack, c.Identity.Service, c.Identity.Container, c.ID}
+		infos = append(infos, Sample{Value: 1, Values: append(id[:4:4], c.Name, c.Image)})
+		if !c.StartedAt.IsZero() {
+			starts = append(starts, Sample{Value: float64(c.StartedAt.UnixMilli()) / 1000, Values: id})
+		}
+	}
+	for _, n := range inventory.Networks {
+		networks = append(networks, Sample{Value: 1, Values: []string{
+			n.Name, n.ID, n.Driver, n.Scope, n.VNI, strconv.FormatBool(n.Encrypted), strconv.FormatBool(n.Internal), n.MTU,
+		}})
+		if n.Bridge != "" {
+			m.planNetwork(n.Name)
+		}
+	}
+	m.store.Replace(containerInfo, infos)
+	m.store.Replace(containerStart, starts)
+	m.store.Replace(networkInfo, networks)
+	if node := inventory.Node; node.Name != "" {
+		m.store.Replace(nodeInfo, []Sample{{Value: 1, Values: []string{node.Name, node.ID, node.SwarmID, node.Role, node.Address}}})
+	}
+	m.store.Retire(owners)
+	m.forgetRetired()
+}
+
+func (m *Metrics) planContainer(c *enrich.LiveContainer) {
+	for _, name := range c.Networks {
+		identity := c.Identity
+		identity.Network = name
+		for _, direction := range []enrich.Direction{enrich.RX, enrich.TX} {
+			values := identityValues(identity, enrich.ScopeContainer, string(direction))
+			for _, f := range []*Family{packets, bytes, skbs} {
+				m.store.Plan(f, values...)
+			}
+		}
+	}
+	values := foreseenDrop(c.Identity, string(enrich.KindFault))
+	m.store.Plan(droppedPackets, values...)
+	m.store.Plan(droppedBytes, values...)
+}
+
+func (m *Metrics) planNetwork(name string) {
+	for _, direction := range []enrich.Direction{enrich.RX, enrich.TX} {
+		m.store.Plan(networkPackets, name, string(direction))
+		m.store.Plan(networkBytes, name, string(direction))
+	}
+}
+
+// forgetRetired gives retired containers their number of drop series back.
+func (m *Metrics) forgetRetired() {
+	for victim := range m.drops {
+		if !m.store.knows(victim) {
+			delete(m.drops, victim)
+		}
+	}
+}
+
+func (s *Store) knows(o Owner) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known := s.owners[o]
+	return known
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exporters
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Other stands in the labels of what its budget of series had no room for.
+const Other = "~other"
+
+// zeroFor is how long a counter that nobody could foresee shows 0 at first. A counter that is born above zero is
+// invisible to rate() and increase(); one that rises from 0 is not, if a scrape comes in between.
+const zeroFor = 15 * time.Second
+
+// StoreConfig bounds a Store.
+type StoreConfig struct {
+	Limit     int           // series in all
+	Retention time.Duration // how long series outlive their owner
+	Now       func() time.Time
+}
+
+// Store holds the series of all families. All methods may be called concurrently.
+type Store struct {
+	config StoreConfig
+
+	mu       sync.Mutex
+	count    int
+	families map[*Family]*familySeries
+	owners   map[Owner]time.Time // when each was last alive
+}
+
+// familySeries are the series of a family, in the order of their birth.
+type familySeries struct {
+	list  []*Series
+	byKey map[string]*Series
+}
+
+// Series is one combination of a family's label values.
+type Series struct {
+	Values  []string // never changed
+	Created time.Time
+
+	value   float64
+	planned bool // exists from its owner's birth, so that its zero has been seen
+	owner   Owner
+}
+
+// NewStore makes a store with every family in it and no series.
+func NewStore(config StoreConfig) *Store {
+	s := &Store{config: config, families: make(map[*Family]*familySeries), owners: make(map[Owner]time.Time)}
+	for _, f := range Families() {
+		s.families[f] = &familySeries{byKey: make(map[string]*Series)}
+	}
+	return s
+}
+
+// Add adds to a counter. A new series beyond the limit is counted as ~other.
+func (s *Store) Add(f *Family, amount float64, values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.series(f, values).value += amount
+}
+
+// Plan makes counters exist at 0, before anything is counted.
+func (s *Store) Plan(f *Family, values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.series(f, values).planned = true
+}
+
+// Replace sets all series of a gauge, or of a counter that somebody else keeps, at once. Series keep their time of
+// creation; those not among samples are gone.
+func (s *Store) Replace(f *Family, samples []Sample) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.families[f]
+	fresh := &familySeries{byKey: make(map[string]*Series, len(samples))}
+	for _, sample := range samples {
+		key := seriesKey(sample.Values)
+		if fresh.byKey[key] != nil {
+			continue // two of one identity
+		}
+		series := old.byKey[key]
+		if series == nil {
+			series = &Series{Values: slices.Clone(sample.Values), Created: s.config.Now()}
+		}
+		series.value = sample.Value
+		series.planned = true
+		fresh.byKey[key] = series
+		fresh.list = append(fresh.list, series)
+	}
+	s.count += len(fresh.list) - len(old.list)
+	s.families[f] = fresh
+}
+
+// Sample is a value for Replace.
+type Sample struct {
+	Value  float64
+	Values []string
+}
+
+// series finds or makes one. The limit spares what the agent says of itself: without identity labels the combinations
+// are few, and they are needed most when there is too much of the rest.
+func (s *Store) series(f *Family, values []string) *Series {
+	family := s.families[f]
+	key := seriesKey(values)
+	if series := family.byKey[key]; series != nil {
+		return series
+	}
+	if s.count >= s.config.Limit && hasIdentity(f) {
+		return s.overflow(f, values)
+	}
+	return s.insert(f, key, values)
+}
+
+func (s *Store) insert(f *Family, key string, values []string) *Series {
+	series := &Series{Values: slices.Clone(values), Created: s.config.Now()}
+	if hasIdentity(f) {
+		series.owner = Owner{values[0], values[1], values[2]}
+		s.alive(series.owner)
+	}
+	family := s.families[f]
+	family.byKey[key] = series
+	family.list = append(family.list, series)
+	s.count++
+	return series
+}
+
+// overflow counts for the one series of the family that stands for all the rest.
+func (s *Store) overflow(f *Family, values []string) *Series {
+	s.series(seriesOverflow, []string{f.Name}).value++
+	rest := slices.Clone(values)
+	for i, label := range f.Labels {
+		if !slices.Contains(closedLabels, label) {
+			rest[i] = Other
+		}
+	}
+	key := seriesKey(rest)
+	if series := s.families[f].byKey[key]; series != nil {
+		return series
+	}
+	return s.insert(f, key, rest)
+}
+
+// closedLabels have so few values that an overflow keeps them: a fault stays a fault.
+var closedLabels = []string{"scope", "direction", "kind", "protocol"}
+
+// hasIdentity tells families whose number of series grows with the host's containers.
+func hasIdentity(f *Family) bool {
+	return len(f.Labels) > 0 && (f.Labels[0] == "stack" || f.Labels[0] == "source_stack") && f.Type == Counter
+}
+
+func seriesKey(values []string) string { return strings.Join(values, "\xff") }
+
+func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
+
+// Retire takes out the series of owners that have been gone for the retention. alive are those that are not. What
+// belongs to no container stays.
+func (s *Store) Retire(alive []Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range alive {
+		s.alive(o)
+	}
+	gone := make(map[Owner]bool)
+	for o, seen := range s.owners {
+		if o != (Owner{}) && o.Container != Other && s.config.Now().Sub(seen) >= s.config.Retention {
+			gone[o] = true
+			delete(s.owners, o)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for f, family := range s.families {
+		if hasIdentity(f) {
+			s.count -= family.remove(gone)
+		}
+	}
+}
+
+// Owner is an identity whose series live and are retired together.
+type Owner struct{ Stack, Service, Container string }
+
+func (fs *familySeries) remove(gone map[Owner]bool) (removed int) {
+	kept := fs.list[:0]
+	for _, series := range fs.list {
+		if gone[series.owner] {
+			delete(fs.byKey, seriesKey(series.Values))
+			removed++
+			continue
+		}
+		kept = append(kept, series)
+	}
+	clear(fs.list[len(kept):])
+	fs.list = kept
+	return removed
+}
+
+// Each visits every series with the value that is to be shown now. The store is locked meanwhile.
+func (s *Store) Each(visit func(f *Family, series *Series, value float64)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.config.Now()
+	for _, f := range Families() {
+		for _, series := range s.families[f].list {
+			value := series.value
+			if f.Type == Counter && !series.planned && now.Sub(series.Created) < zeroFor {
+				value = 0
+			}
+			visit(f, series, value)
+		}
+	}
+}
+
+// countSeries brings the metrics about series themselves up to date.
+func (s *Store) countSeries() {
+	s.mu.Lock()
+	samples := make([]Sample, 0, len(s.families))
+	for _, f := range Families() {
+		samples = append(samples, Sample{Value: float64(len(s.families[f].list)), Values: []string{f.Name}})
+	}
+	s.mu.Unlock()
+	s.Replace(seriesCount, samples)
+}
