@@ -9,7 +9,7 @@
 #include "include/kernel.h"
 #include "drop.h"
 #include "netns.bpf.h"
-#include "parse.bpf.h"
+#include "parse_memory.bpf.h"
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
@@ -215,48 +215,6 @@ static __always_inline void locate(struct sk_buff *skb, const struct sock *rx_sk
 	}
 }
 
-/* The network header as far as the short way reads it, of either family. */
-union plain_header {
-	struct {
-		struct iphdr ip;
-		__u8 transport[TCP_PARSED_LENGTH];
-	} v4;
-	struct {
-		struct ipv6hdr ip;
-		__u8 transport[TCP_PARSED_LENGTH];
-	} v6;
-};
-
-/*
- * One read of memory. It may run past the packet's end, never past its buffer's, which the shared info follows;
- * what lies past the end is not looked at.
- */
-static __always_inline bool parse_plain(const struct packet *packet, __be16 protocol, struct tuple *tuple)
-{
-	union plain_header header;
-
-	if (bpf_probe_read_kernel(&header, sizeof(header), packet->memory))
-		return false;
-	if (protocol == bpf_htons(ETH_P_IP)) {
-		if (packet->length < sizeof(header.v4) || !parse_plain_ipv4(&header.v4.ip, tuple))
-			return false;
-		return parse_plain_ports((void *)header.v4.transport, tuple);
-	}
-	if (protocol != bpf_htons(ETH_P_IPV6) || packet->length < sizeof(header.v6) ||
-	    !parse_plain_ipv6(&header.v6.ip, tuple))
-		return false;
-	return parse_plain_ports((void *)header.v6.transport, tuple);
-}
-
-static __noinline int parse_any(const struct packet *packet, __be16 protocol, struct tuple *tuple)
-{
-	__builtin_memset(tuple, 0, sizeof(*tuple));
-	parse_network(packet, 0, bpf_ntohs(protocol), tuple);
-	if (tuple->marks & TUPLE_UNPARSED)
-		count(DROP_NOT_PARSED);
-	return 0;
-}
-
 static __always_inline void parse(struct sk_buff *skb, struct tuple *tuple)
 {
 	struct packet packet = {
@@ -264,8 +222,9 @@ static __always_inline void parse(struct sk_buff *skb, struct tuple *tuple)
 		.length = skb->tail > skb->network_header ? skb->tail - skb->network_header : 0,
 	};
 
-	if (!parse_plain(&packet, skb->protocol, tuple))
-		parse_any(&packet, skb->protocol, tuple);
+	parse_memory(&packet, skb->protocol, tuple);
+	if (tuple->marks & TUPLE_UNPARSED)
+		count(DROP_NOT_PARSED);
 }
 
 static __always_inline __u32 gso_segments(struct sk_buff *skb)
