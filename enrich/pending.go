@@ -32,6 +32,10 @@ func (s *State) Attribute(flows []loader.Flow, drops []loader.Drop) ([]Flow, []D
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.config.Now()
+	if now.Sub(s.swept) >= keep {
+		s.sweep()
+		s.swept = now
+	}
 	var outFlows []Flow
 	var outDrops []Drop
 	s.pending.flows, outFlows = settle(s.pending.flows, flows, now, s.attributeFlow)

@@ -33,6 +33,7 @@ type State struct {
 	mu        sync.Mutex
 	indexed   *stationIndex // nil: to be made anew
 	pending   pending
+	swept     time.Time // when the dead were last forgotten
 	node      Node
 	members   map[string]*member // by container ID
 	networks  map[string]*knownNetwork
@@ -195,7 +196,6 @@ func (s *State) SetContainers(containers []Container, begun time.Time) {
 			m.die(s.config.Now())
 		}
 	}
-	s.sweep()
 }
 
 // PutNetwork adds a network or what is new of it.
@@ -232,6 +232,26 @@ func (s *State) SetNetworks(networks []Network) {
 
 // containerID finds the 64 digits of a container's ID in the name of its cgroup, which drivers decorate differently.
 var containerID = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// SeesBridges tells whether any Docker network's bridge is among the links: an agent that sees none of them is not in the
+// host's network namespace. True while there is nothing to compare.
+func (s *State) SeesBridges() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	expected := false
+	for _, n := range s.networks {
+		if n.Bridge == "" || !n.gone.IsZero() {
+			continue
+		}
+		expected = true
+		for _, p := range s.links {
+			if p.Name == n.Bridge && p.gone.IsZero() {
+				return true
+			}
+		}
+	}
+	return !expected || len(s.links) == 0
+}
 
 // Process says that a process runs in a namespace: the way a namespace's container is known before anything else of it is.
 func (s *State) Process(p loader.Process) {

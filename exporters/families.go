@@ -19,7 +19,18 @@ type Family struct {
 	Help   string
 	Type   Type
 	Labels []string // in the order in which values are given
+
+	Retired retirement
 }
+
+// retirement says when a series is taken out.
+type retirement int
+
+const (
+	never     retirement = iota
+	withOwner            // some time after the container whose identity it has; the identity's labels come first
+	whenIdle             // when nothing was added to it for some time
+)
 
 // identityLabels say whose a count is. They come first, in this order, in every family that has them.
 var identityLabels = []string{"stack", "service", "container", "network", "scope"}
@@ -28,24 +39,24 @@ func withIdentity(labels ...string) []string { return slices.Concat(identityLabe
 
 // The families. Names and labels are a contract with dashboards and alerts: adding is free, changing breaks them.
 var (
-	packets = &Family{Name: "bridgewatch_packets_total", Labels: withIdentity("direction"),
+	packets = &Family{Name: "bridgewatch_packets_total", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Packets that crossed a container's interface, as the container sees it. A GSO frame counts as its segments."}
-	bytes = &Family{Name: "bridgewatch_bytes_total", Labels: withIdentity("direction"),
+	bytes = &Family{Name: "bridgewatch_bytes_total", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Bytes that crossed a container's interface, with Ethernet headers."}
-	skbs = &Family{Name: "bridgewatch_skbs_total", Labels: withIdentity("direction"),
+	skbs = &Family{Name: "bridgewatch_skbs_total", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Kernel packets that crossed a container's interface: what interface and rule counters count."}
-	networkPackets = &Family{Name: "bridgewatch_network_packets_total", Labels: []string{"network", "direction"},
+	networkPackets = &Family{Name: "bridgewatch_network_packets_total", Retired: whenIdle, Labels: []string{"network", "direction"},
 		Help: "Packets that crossed a network's bridge device, between the network and the host or the world. tx leaves the network."}
-	networkBytes = &Family{Name: "bridgewatch_network_bytes_total", Labels: []string{"network", "direction"},
+	networkBytes = &Family{Name: "bridgewatch_network_bytes_total", Retired: whenIdle, Labels: []string{"network", "direction"},
 		Help: "Bytes that crossed a network's bridge device, with Ethernet headers."}
-	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total",
+	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total", Retired: whenIdle,
 		Labels: []string{"source_stack", "source_service", "destination_stack", "destination_service", "network", "protocol"},
 		Help:   "Bytes from one service to another, counted once, at the sender if it is a container of this host."}
 
-	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total",
+	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total", Retired: withOwner,
 		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
 		Help:   "Packets that the kernel dropped. Identity is the victim's, scope is the place."}
-	droppedBytes = &Family{Name: "bridgewatch_dropped_bytes_total",
+	droppedBytes = &Family{Name: "bridgewatch_dropped_bytes_total", Retired: withOwner,
 		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
 		Help:   "Bytes of the packets that the kernel dropped."}
 	dropLocations = &Family{Name: "bridgewatch_drop_locations_total", Labels: []string{"reason", "function"},

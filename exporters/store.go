@@ -47,6 +47,7 @@ type Series struct {
 	value   float64
 	planned bool // exists from its owner's birth, so that its zero has been seen
 	owner   Owner
+	touched time.Time // last added to or planned
 }
 
 // NewStore makes a store with every family in it and no series.
@@ -62,14 +63,18 @@ func NewStore(config StoreConfig) *Store {
 func (s *Store) Add(f *Family, amount float64, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.series(f, values).value += amount
+	series := s.series(f, values)
+	series.value += amount
+	series.touched = s.config.Now()
 }
 
 // Plan makes counters exist at 0, before anything is counted.
 func (s *Store) Plan(f *Family, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.series(f, values).planned = true
+	series := s.series(f, values)
+	series.planned = true
+	series.touched = s.config.Now()
 }
 
 // Replace sets all series of a gauge, or of a counter that somebody else keeps, at once. Series keep their time of
@@ -103,7 +108,7 @@ type Sample struct {
 	Values []string
 }
 
-// series finds or makes one. The limit spares what the agent says of itself: without identity labels the combinations
+// series finds or makes one. The limit spares what is never retired, which the agent says of itself: the combinations
 // are few, and they are needed most when there is too much of the rest.
 func (s *Store) series(f *Family, values []string) *Series {
 	family := s.families[f]
@@ -111,7 +116,7 @@ func (s *Store) series(f *Family, values []string) *Series {
 	if series := family.byKey[key]; series != nil {
 		return series
 	}
-	if s.count >= s.config.Limit && hasIdentity(f) {
+	if s.count >= s.config.Limit && f.Retired != never {
 		return s.overflow(f, values)
 	}
 	return s.insert(f, key, values)
@@ -119,7 +124,7 @@ func (s *Store) series(f *Family, values []string) *Series {
 
 func (s *Store) insert(f *Family, key string, values []string) *Series {
 	series := &Series{Values: slices.Clone(values), Created: s.config.Now()}
-	if hasIdentity(f) {
+	if f.Retired == withOwner {
 		series.owner = Owner{values[0], values[1], values[2]}
 		s.alive(series.owner)
 	}
@@ -149,36 +154,33 @@ func (s *Store) overflow(f *Family, values []string) *Series {
 // closedLabels have so few values that an overflow keeps them: a fault stays a fault.
 var closedLabels = []string{"scope", "direction", "kind", "protocol"}
 
-// hasIdentity tells families whose number of series grows with the host's containers.
-func hasIdentity(f *Family) bool {
-	return len(f.Labels) > 0 && (f.Labels[0] == "stack" || f.Labels[0] == "source_stack") && f.Type == Counter
-}
-
 func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 
-// Retire takes out the series of owners that have been gone for the retention. alive are those that are not. What
-// belongs to no container stays.
+// Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
+// was added to for as long. alive are the owners that live now. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range alive {
 		s.alive(o)
 	}
+	now := s.config.Now()
+	expired := func(t time.Time) bool { return now.Sub(t) >= s.config.Retention }
 	gone := make(map[Owner]bool)
 	for o, seen := range s.owners {
-		if o != (Owner{}) && o.Container != Other && s.config.Now().Sub(seen) >= s.config.Retention {
+		if o != (Owner{}) && o.Container != Other && expired(seen) {
 			gone[o] = true
 			delete(s.owners, o)
 		}
 	}
-	if len(gone) == 0 {
-		return
-	}
 	for f, family := range s.families {
-		if hasIdentity(f) {
-			s.count -= family.remove(gone)
+		switch {
+		case f.Retired == whenIdle:
+			s.count -= family.remove(func(series *Series) bool { return expired(series.touched) })
+		case f.Retired == withOwner && len(gone) > 0:
+			s.count -= family.remove(func(series *Series) bool { return gone[series.owner] })
 		}
 	}
 }
@@ -186,10 +188,10 @@ func (s *Store) Retire(alive []Owner) {
 // Owner is an identity whose series live and are retired together.
 type Owner struct{ Stack, Service, Container string }
 
-func (fs *familySeries) remove(gone map[Owner]bool) (removed int) {
+func (fs *familySeries) remove(doomed func(*Series) bool) (removed int) {
 	kept := fs.list[:0]
 	for _, series := range fs.list {
-		if gone[series.owner] {
+		if doomed(series) {
 			delete(fs.byKey, seriesKey(series.Values))
 			removed++
 			continue

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,11 +20,12 @@ import (
 
 // How often things are done without being asked.
 const (
-	collectPeriod  = 5 * time.Second // between readings when nobody scrapes: what the tables must hold
-	resyncPeriod   = time.Minute     // between looks at what events may have missed
-	costPeriod     = time.Minute     // between measurements of the programs
-	costLength     = time.Second     // of one
-	unwatchedEvery = 2 * time.Second // between looks for macvlan and ipvlan containers to be entered
+	collectPeriod   = 5 * time.Second  // between readings when nobody scrapes: what the tables must hold
+	resyncPeriod    = time.Minute      // between looks at what events may have missed
+	costPeriod      = time.Minute      // between measurements of the programs
+	costLength      = time.Second      // of one
+	unwatchedPeriod = 2 * time.Second  // between looks for macvlan and ipvlan containers to be entered
+	placePeriod     = 10 * time.Second // between looks at whether this is the host's namespace
 )
 
 // agent wires the signals to the state and the state to the series. A signal that cannot run is nil, and signals says why.
@@ -98,13 +98,13 @@ func (a *agent) signalsOff() error {
 	return errors.Join(errs...)
 }
 
-// processes lists what runs, and finds the number of the host's namespace: it is this process's own.
+// processes lists what runs, and finds the number of the host's namespace, which is this process's own.
 func (a *agent) processes() ([]loader.Process, loader.Netns) {
+	inode, err := loader.HostNetnsInode()
+	if err != nil {
+		a.log.Warn("own namespace is unknown", "error", err)
+	}
 	if a.execs == nil {
-		inode, err := loader.HostNetnsInode()
-		if err != nil {
-			a.log.Warn("own namespace is unknown", "error", err)
-		}
 		return nil, loader.Netns(inode)
 	}
 	processes, err := a.execs.Running()
@@ -112,7 +112,7 @@ func (a *agent) processes() ([]loader.Process, loader.Netns) {
 		a.log.Warn("cannot list processes", "error", err)
 	}
 	for _, p := range processes {
-		if p.PID == os.Getpid() {
+		if p.NetnsInode == inode {
 			return processes, p.Netns
 		}
 	}
@@ -130,12 +130,13 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return a.docker.Run(ctx) })
+	group.Go(func() error { return every(ctx, placePeriod, a.checkPlace) })
 	if a.execs != nil {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
 	}
-	group.Go(func() error { return every(ctx, collectPeriod, a.collect) })
-	group.Go(func() error { return every(ctx, unwatchedEvery, a.watchInside) })
-	group.Go(func() error { return every(ctx, resyncPeriod, a.resync) })
+	group.Go(func() error { return every(ctx, collectPeriod, always(a.collect)) })
+	group.Go(func() error { return every(ctx, unwatchedPeriod, always(a.watchInside)) })
+	group.Go(func() error { return every(ctx, resyncPeriod, always(a.resync)) })
 	group.Go(func() error {
 		if err := loader.SampleCosts(ctx, costPeriod, costLength); err != nil {
 			a.log.Warn("own cost is not measured", "error", err)
@@ -146,7 +147,7 @@ func (a *agent) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-func every(ctx context.Context, period time.Duration, f func()) error {
+func every(ctx context.Context, period time.Duration, f func() error) error {
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	for {
@@ -154,9 +155,30 @@ func every(ctx context.Context, period time.Duration, f func()) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			f()
+			if err := f(); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// always makes what handles its own errors one of the things that are done every so often.
+func always(f func()) func() error {
+	return func() error {
+		f()
+		return nil
+	}
+}
+
+// errPlace means that this is not the namespace where Docker's bridges are.
+var errPlace = errors.New("none of Docker's bridges is in this network namespace; run the agent in the host's (--network host)")
+
+// checkPlace ends an agent that would watch the wrong links and call everything unknown.
+func (a *agent) checkPlace() error {
+	if engine := a.engine.Load(); engine == nil || engine.Err != nil || a.state.SeesBridges() {
+		return nil
+	}
+	return errPlace
 }
 
 // collect brings the series up to date with the kernel.
