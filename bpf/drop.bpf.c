@@ -150,6 +150,14 @@ static __always_inline const struct net *net_of_current(void)
 	return is_net(net) ? net : NULL;
 }
 
+/* The packet's conntrack entry, or NULL; the low bits of its pointer are the packet's state. */
+static __always_inline const struct nf_conn *conntrack_of(struct sk_buff *skb)
+{
+	if (!bpf_core_field_exists(skb->_nfct) || !bpf_core_type_exists(struct nf_conn))
+		return NULL;
+	return (void *)(skb->_nfct & ~7UL);
+}
+
 /*
  * Whose namespace: the conntrack entry's, else the route's device's, else the device's, the socket's, the receiving
  * socket's, and of what is sent just now the current task's. The device alone misleads: an encapsulated packet in
@@ -158,7 +166,7 @@ static __always_inline const struct net *net_of_current(void)
 static __always_inline const struct net *find_net(struct sk_buff *skb, const struct sock *rx_sk,
 						  const struct net_device *route_device, __u64 device_net, bool out)
 {
-	const struct nf_conn *ct = (void *)(skb->_nfct & ~7UL);
+	const struct nf_conn *ct = conntrack_of(skb);
 	const struct net *net = NULL;
 
 	if (ct) {
@@ -201,7 +209,7 @@ static __always_inline void locate(struct sk_buff *skb, const struct sock *rx_sk
 	place->net = find_net(skb, rx_sk, route_device, device.net, place->out);
 	if (!place->net)
 		return;
-	place->ct = (void *)(skb->_nfct & ~7UL);
+	place->ct = conntrack_of(skb);
 	if ((__u64)place->net == device.net) {
 		place->netns = device.netns;
 		place->ifindex = device.ifindex;
@@ -278,6 +286,20 @@ static __always_inline void read_macs(struct sk_buff *skb, struct drop_value *va
 	value->has_mac = 1;
 }
 
+static __always_inline struct cgroup *cgroup_of_socket(const struct sock *sk)
+{
+	const struct sock_cgroup_data *data = &sk->sk_cgrp_data;
+	const struct sock_cgroup_data___word *word = (void *)data;
+	__u64 value;
+
+	if (bpf_core_field_exists(data->cgroup))
+		return BPF_CORE_READ(data, cgroup);
+	if (!bpf_core_field_exists(word->val))
+		return NULL;
+	value = BPF_CORE_READ(word, val);
+	return value & 1 ? NULL : (void *)value;
+}
+
 /*
  * A container on the host's network has no namespace of its own: its socket's cgroup tells it apart. On cgroup v1 a
  * socket knows none; a datagram is then its sender's, who is the current task.
@@ -291,8 +313,8 @@ static __always_inline void read_owner(struct sk_buff *skb, const struct place *
 
 	if (!net || !in_kernel(sk) || BPF_CORE_READ(net, ns.inum) != config.host_netns)
 		return;
-	cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
-	if (in_kernel(cgroup) && !((__u64)cgroup & 1) && read_container_cgroup(cgroup, value->cgroup))
+	cgroup = cgroup_of_socket(sk);
+	if (in_kernel(cgroup) && read_container_cgroup(cgroup, value->cgroup))
 		return;
 	if (!place->out || BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP)
 		return;
@@ -311,8 +333,7 @@ static __always_inline void read_evidence(struct sk_buff *skb, const struct plac
 	read_macs(skb, value);
 	if (device) {
 		bpf_core_read_str(value->device, sizeof(value->device), &device->name);
-		bpf_probe_read_kernel_str(value->kind, sizeof(value->kind),
-					  BPF_CORE_READ(device, rtnl_link_ops, kind));
+		bpf_probe_read_kernel_str(value->kind, sizeof(value->kind), BPF_CORE_READ(device, rtnl_link_ops, kind));
 	}
 	read_owner(skb, place, value);
 }

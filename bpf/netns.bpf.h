@@ -57,12 +57,14 @@ static __always_inline bool read_task_container(struct task_struct *task, char n
 	if (read_container_cgroup(BPF_CORE_READ(set, dfl_cgrp), name))
 		return true;
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id)) {
-		bpf_core_read(&css, sizeof(css), &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)]);
+		bpf_core_read(&css, sizeof(css),
+			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)]);
 		if (read_container_cgroup(BPF_CORE_READ(css, cgroup), name))
 			return true;
 	}
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id)) {
-		bpf_core_read(&css, sizeof(css), &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id)]);
+		bpf_core_read(&css, sizeof(css),
+			      &set->subsys[bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id)]);
 		if (read_container_cgroup(BPF_CORE_READ(css, cgroup), name))
 			return true;
 	}

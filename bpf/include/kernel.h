@@ -206,9 +206,13 @@ struct sock_common {
 	possible_net_t skc_net;
 };
 
-/* Before 5.15 the cgroup of a socket shares its word with the classid: bit 0 then says that it is no pointer. */
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
+};
+
+/* Before 5.15 (8520e224f547 "bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode"); odd: it is no pointer. */
+struct sock_cgroup_data___word {
+	__u64 val;
 };
 
 struct sock {
