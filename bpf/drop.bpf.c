@@ -345,33 +345,34 @@ static __always_inline void add(struct drop_value *value, __u32 packets, __u32 b
 	__sync_fetch_and_add(&value->bytes, bytes);
 }
 
-/* Adds to the entry of key in table, made from fresh if it is new. Tells whether it was counted. */
-static __always_inline bool count_in(void *table, const struct drop_key *key, const struct drop_value *fresh)
-{
-	struct drop_value *value;
+/* What a new entry begins as: on the stack it would not fit beside its caller's frame (512 bytes, up to 6.12). */
+static const struct drop_value nothing;
 
-	if (!bpf_map_update_elem(table, key, fresh, BPF_NOEXIST))
-		return true;
-	value = bpf_map_lookup_elem(table, key); /* another processor was first */
+/*
+ * Adds to the entry of key in table, which is made if it is not there: whoever makes it reads the evidence. Tells
+ * whether it was counted.
+ */
+static __always_inline bool count_in(void *table, const struct drop_key *key, struct sk_buff *skb,
+				     const struct place *place, __u32 packets)
+{
+	bool made = !bpf_map_update_elem(table, key, &nothing, BPF_NOEXIST);
+	struct drop_value *value = bpf_map_lookup_elem(table, key);
+
 	if (!value)
 		return false;
-	add(value, fresh->packets, fresh->bytes);
+	add(value, packets, skb->len);
+	if (made)
+		read_evidence(skb, place, value);
 	return true;
 }
 
 static __noinline int count_new(struct sk_buff *skb, struct drop_key *key, const struct place *place, __u32 packets)
 {
-	struct drop_value fresh = {
-		.skbs = 1,
-		.packets = packets,
-		.bytes = skb->len,
-	};
 	__u32 slot = 0;
 	void *table;
 
-	read_evidence(skb, place, &fresh);
 	table = bpf_map_lookup_elem(&drops, &slot);
-	if (table && count_in(table, key, &fresh))
+	if (table && count_in(table, key, skb, place, packets))
 		return 0;
 
 	count(DROP_TABLE_FULL);
@@ -383,7 +384,7 @@ static __noinline int count_new(struct sk_buff *skb, struct drop_key *key, const
 	key->vni = 0;
 	key->flags |= DROP_OTHER;
 	table = bpf_map_lookup_elem(&drops_other, &slot);
-	if (!table || !count_in(table, key, &fresh))
+	if (!table || !count_in(table, key, skb, place, packets))
 		count(DROP_LOST);
 	return 0;
 }

@@ -68,8 +68,8 @@ func (m *Metrics) addContainerFlow(f *enrich.Flow) {
 
 // addConversation counts what the container sent, and what it received from anybody who does not count it as sent.
 func (m *Metrics) addConversation(f *enrich.Flow) {
-	if f.Other || !f.Remote.IsValid() {
-		return
+	if !f.Other && !f.Remote.IsValid() {
+		return // ARP and the like: no conversation
 	}
 	self := []string{f.Stack, f.Service}
 	if f.Service == "" {
@@ -77,6 +77,9 @@ func (m *Metrics) addConversation(f *enrich.Flow) {
 	}
 	peer := []string{f.Peer.Stack, f.Peer.Service}
 	protocol := protocolName(f.Protocol)
+	if f.Other {
+		peer[1] = Other
+	}
 	if f.TX.Bytes > 0 {
 		m.store.Add(conversationBytes, float64(f.TX.Bytes), self[0], self[1], peer[0], peer[1], f.Network, protocol)
 	}
@@ -113,7 +116,7 @@ func (m *Metrics) AddDrops(drops []enrich.Drop) {
 		values := m.dropValues(d)
 		m.store.Add(droppedPackets, float64(d.Packets), values...)
 		m.store.Add(droppedBytes, float64(d.Bytes), values...)
-		m.store.Add(dropLocations, float64(d.Skbs), d.Reason, d.Function)
+		m.store.Add(dropLocations, float64(d.Skbs), reasonLabel(d.Reason), d.Function)
 		m.store.Add(observedPackets, float64(d.Packets), "drop")
 		if d.Scope == enrich.ScopeUnknown {
 			m.store.Add(unattributedPackets, float64(d.Packets), "drop")
@@ -124,10 +127,10 @@ func (m *Metrics) AddDrops(drops []enrich.Drop) {
 // dropValues keeps each container within its number of series. The host's own have no bound of their own.
 func (m *Metrics) dropValues(d *enrich.Drop) []string {
 	detail := []string{d.DeviceKind, string(d.Direction), reasonLabel(d.Reason), d.Cause, string(d.Kind)}
-	if d.Container == "" {
+	victim := Owner{d.Stack, d.Service, d.Container}
+	if victim == (Owner{}) {
 		return identityValues(d.Identity, d.Scope, detail...)
 	}
-	victim := Owner{d.Stack, d.Service, d.Container}
 	used := m.drops[victim]
 	if used == nil {
 		used = make(map[string]bool)

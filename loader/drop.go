@@ -87,6 +87,7 @@ func OpenDrops(config DropsConfig) (*Drops, error) {
 }
 
 func (d *Drops) open(config DropsConfig) error {
+	allowMemory()
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		return fmt.Errorf("load kernel BTF: %w", err)

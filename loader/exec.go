@@ -48,6 +48,7 @@ func OpenExecs() (*Execs, error) {
 }
 
 func (e *Execs) open() error {
+	allowMemory()
 	spec, err := loadExec()
 	if err != nil {
 		return fmt.Errorf("load exec object: %w", err)

@@ -80,6 +80,7 @@ func OpenFlows(tableSize uint32) (*Flows, error) {
 }
 
 func (f *Flows) open(tableSize uint32) error {
+	allowMemory()
 	spec, err := loadFlow()
 	if err != nil {
 		return fmt.Errorf("load flow object: %w", err)

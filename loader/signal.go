@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,6 +56,10 @@ func HostNetnsInode() (uint32, error) {
 	}
 	return uint32(stat.Ino), nil
 }
+
+// allowMemory lets maps take the memory they need: before 5.11 it counts against RLIMIT_MEMLOCK. Without the privilege to
+// lift that (CAP_SYS_RESOURCE), loading may fail, and says so.
+func allowMemory() { _ = rlimit.RemoveMemlock() }
 
 // explain adds to a load or attach error what an operator can do about it.
 func explain(err error) error {

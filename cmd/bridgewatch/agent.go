@@ -43,6 +43,7 @@ type agent struct {
 
 	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
 	collecting sync.Mutex
+	placed     bool // this is the host's namespace; checkPlace's own
 }
 
 // openAgent starts whatever can run. It fails only if nothing can.
@@ -175,10 +176,14 @@ var errPlace = errors.New("none of Docker's bridges is in this network namespace
 
 // checkPlace ends an agent that would watch the wrong links and call everything unknown.
 func (a *agent) checkPlace() error {
-	if engine := a.engine.Load(); engine == nil || engine.Err != nil || a.state.SeesBridges() {
+	if engine := a.engine.Load(); a.placed || engine == nil || engine.Err != nil {
 		return nil
 	}
-	return errPlace
+	if !a.state.SeesBridges() {
+		return errPlace
+	}
+	a.placed = true // bridges that vanish later are somebody's doing, and to be reported, not a reason to end
+	return nil
 }
 
 // collect brings the series up to date with the kernel.

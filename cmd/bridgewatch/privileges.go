@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -37,6 +38,23 @@ func missingPrivileges() ([]privilege, error) {
 		}
 	}
 	return missing, nil
+}
+
+// requirePrivileges fails if no signal can run for want of privileges. CAP_SYS_ADMIN stands for those that were once part
+// of it (kernel/bpf/token.c, bpf_capable; include/linux/capability.h, perfmon_capable).
+func requirePrivileges() error {
+	missing, err := missingPrivileges()
+	if err != nil {
+		return err
+	}
+	lacks := make(map[cap.Value]bool)
+	for _, p := range missing {
+		lacks[p.value] = true
+	}
+	if lacks[cap.NET_ADMIN] || lacks[cap.SYS_ADMIN] && (lacks[cap.BPF] || lacks[cap.PERFMON]) {
+		return errors.New("needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root, or grant them; see bridgewatch check")
+	}
+	return nil
 }
 
 // giveUpPrivileges keeps only the capabilities needed for life, in all threads.

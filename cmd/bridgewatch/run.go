@@ -58,6 +58,9 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
+	if err := requirePrivileges(); err != nil {
+		return err
+	}
 	log := c.logger(to.err)
 	alone, err := claimHost()
 	if err != nil {
@@ -90,7 +93,7 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agent.run(ctx) })
-	group.Go(func() error { return c.serveScrapes(ctx, log, scrapes, agent, store) })
+	group.Go(func() error { return c.serveScrapes(ctx, scrapes, agent, store) })
 	group.Go(func() error { return serve(ctx, questions, api.Handler(agent.status)) })
 	log.Info("bridgewatch runs", "version", version, "metrics", "http://"+scrapes.Addr().String()+"/metrics")
 	if err := group.Wait(); err != nil {
@@ -119,7 +122,7 @@ func (c *runCommand) listen(log *slog.Logger) (net.Listener, error) {
 	return listener, nil
 }
 
-func (c *runCommand) serveScrapes(ctx context.Context, log *slog.Logger, listener net.Listener, agent *agent, store *exporters.Store) error {
+func (c *runCommand) serveScrapes(ctx context.Context, listener net.Listener, agent *agent, store *exporters.Store) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", prometheus.New(store, agent.collect).Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -134,7 +137,7 @@ func (c *runCommand) serveScrapes(ctx context.Context, log *slog.Logger, listene
 	stop := shutdownAfter(ctx, server)
 	defer stop()
 	config := &web.FlagConfig{WebConfigFile: &c.WebConfig}
-	if err := web.Serve(listener, server, config, log); !errors.Is(err, http.ErrServerClosed) {
+	if err := web.Serve(listener, server, config, slog.New(slog.DiscardHandler)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve scrapes: %w", err)
 	}
 	return nil

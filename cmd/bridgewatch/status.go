@@ -47,6 +47,9 @@ func printJSON(to io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
+// minRuns is how many measured runs make a mean worth showing: single cold ones take microseconds.
+const minRuns = 1000
+
 func printStatus(to io.Writer, own *exporters.Own) error {
 	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "agent\tversion %s, process %d, up %s, %d MiB\n",
@@ -66,7 +69,7 @@ func printStatus(to io.Writer, own *exporters.Own) error {
 		fmt.Fprintf(table, "map %s\t%d of %d entries\n", m.Map, m.Entries, m.Capacity)
 	}
 	for _, p := range own.Programs {
-		if p.Runs > 0 {
+		if p.Runs >= minRuns {
 			fmt.Fprintf(table, "program %s\t%d ns a run, %d runs measured\n", p.Program, uint64(p.Time)/p.Runs, p.Runs)
 		}
 	}
