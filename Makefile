@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+
+VERSION       := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LLVM          ?= 14
+GOLANGCI_LINT ?= v2.15.0
+# Where git cannot say the version (no repository, another owner), Go need not try and fail.
+BUILDVCS      := $(if $(filter unknown,$(VERSION)),-buildvcs=false)
+SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Debian packages, by what they are for. Only those that are missing are installed.
+PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
+PACKAGES_LINT     := clang-format-$(LLVM) prometheus
+PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 conntrack ethtool bpftool prometheus gcc libc6-dev
+
+# Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
+export BPF2GO_CC     := clang-$(LLVM)
+export BPF2GO_STRIP  := llvm-strip-$(LLVM)
+export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -mcpu=v2 -nostdinc -I../bpf/include -I/usr/include
+
+LINT      := bin/tools/golangci-lint-$(GOLANGCI_LINT)
+C_FILES    = $(wildcard bpf/*.c bpf/*.h bpf/include/*.h)
+RULES      = $(wildcard dashboards/*.rules.yml)
+
+# One target after the other: all of them want the whole machine.
+.NOTPARALLEL:
+
+.PHONY: help build run demo generate check-generated lint fmt test test-unit bench setup clean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+build: ## bin/bridgewatch; needs only Go
+	CGO_ENABLED=0 go build -trimpath $(BUILDVCS) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/bridgewatch ./cmd/bridgewatch
+
+run: build ## run the agent on this host, as root; flags in ARGS
+	$(SUDO) bin/bridgewatch run $(ARGS)
+
+demo: build ## a small app with a fault in it, and what Bridgewatch says about it
+	@.ci/setup $(PACKAGES_DEMO)
+	@$(SUDO) e2e/demo/demo.sh
+
+generate: ## compile bpf/ and write the bindings in loader/
+	@.ci/setup $(PACKAGES_GENERATE)
+	go generate ./loader/...
+
+check-generated: ## fail if what make generate writes is not what is there
+	@before=$$(sha256sum loader/*_bpfel.*); $(MAKE) --no-print-directory generate; \
+	test "$$before" = "$$(sha256sum loader/*_bpfel.*)" || { echo 'loader/*_bpfel.* were stale: commit what make generate wrote' >&2; exit 1; }
+
+lint: $(LINT) ## Go, C and Prometheus rules
+	@.ci/setup $(PACKAGES_LINT)
+	$(LINT) run
+	clang-format-$(LLVM) --dry-run -Werror $(C_FILES)
+	$(if $(RULES),promtool check rules $(RULES))
+
+fmt: $(LINT) ## format Go and C
+	@.ci/setup $(PACKAGES_LINT)
+	$(LINT) fmt
+	clang-format-$(LLVM) -i $(C_FILES)
+
+$(LINT):
+	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv bin/tools/golangci-lint $@
+
+test: setup lint check-generated build ## everything, on this kernel and a real Docker; as root, in under 20 minutes
+	go test -race -count=1 -p 1 -timeout 15m -exec '$(SUDO)' ./...
+
+test-unit: ## what needs neither root nor Docker
+	go test ./enrich/... ./exporters/... ./cmd/...
+
+bench: ## what one run of each hook costs
+	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/...
+
+setup: ## install the Debian packages that the other targets need
+	@.ci/setup $(sort $(PACKAGES_GENERATE) $(PACKAGES_LINT) $(PACKAGES_TEST))
+
+clean: ## remove bin/
+	rm -rf bin
