@@ -61,6 +61,15 @@ func HostNetnsInode() (uint32, error) {
 // lift that (CAP_SYS_RESOURCE), loading may fail, and says so.
 func allowMemory() { _ = rlimit.RemoveMemlock() }
 
+// refusedError says what privileges are missing, instead of the library's guess.
+type refusedError struct{ err error }
+
+func (refusedError) Error() string {
+	return "not permitted: needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and below 5.11 an unlimited RLIMIT_MEMLOCK"
+}
+
+func (e refusedError) Unwrap() error { return e.err }
+
 // explain adds to a load or attach error what an operator can do about it.
 func explain(err error) error {
 	var verifier *ebpf.VerifierError
@@ -68,7 +77,7 @@ func explain(err error) error {
 	case errors.As(err, &verifier):
 		return fmt.Errorf("the kernel's verifier refuses the program: %w", err)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; below 5.11 also an unlimited RLIMIT_MEMLOCK)", err)
+		return refusedError{err: err}
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%w (the kernel needs BTF: CONFIG_DEBUG_INFO_BTF)", err)
 	}
