@@ -56,6 +56,11 @@ func NewStore(config StoreConfig) *Store {
 	for _, f := range Families() {
 		s.families[f] = &familySeries{byKey: make(map[string]*Series)}
 	}
+	for _, f := range Families() {
+		if f.Retired != never {
+			s.Plan(seriesOverflow, f.Name) // or the first overflow is invisible to increase() and to the alert
+		}
+	}
 	return s
 }
 
