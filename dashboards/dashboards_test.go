@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dashboards
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPanels(t *testing.T) {
+	for _, name := range dashboardNames(t) {
+		d, err := read(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := map[int]string{}
+		for _, p := range d.Panels {
+			if other, taken := ids[p.ID]; taken || p.ID == 0 {
+				t.Errorf("%s: panel %q has id %d, as has %q", name, p.Title, p.ID, other)
+			}
+			ids[p.ID] = p.Title
+			checkPanel(t, name, p)
+		}
+		checkLayout(t, name, d.Panels)
+	}
+}
+
+func checkPanel(t *testing.T, name string, p panel) {
+	t.Helper()
+	if p.Type == "row" {
+		return
+	}
+	if p.Description == "" || p.FieldConfig.Defaults.Unit == "" && p.Type != "table" {
+		t.Errorf("%s: panel %q lacks a description or a unit", name, p.Title)
+	}
+	if len(p.Targets) == 0 {
+		t.Errorf("%s: panel %q has no query", name, p.Title)
+	}
+	letters := map[string]bool{}
+	for _, target := range p.Targets {
+		if target.Expr == "" || target.RefID == "" || letters[target.RefID] {
+			t.Errorf("%s: panel %q: query %q is empty, or its letter is taken", name, p.Title, target.RefID)
+		}
+		letters[target.RefID] = true
+	}
+}
+
+// checkLayout requires that panels lie within Grafana's 24 columns and on no other panel.
+func checkLayout(t *testing.T, name string, panels []panel) {
+	t.Helper()
+	for i, p := range panels {
+		a := p.GridPos
+		if a.X < 0 || a.Y < 0 || a.W <= 0 || a.H <= 0 || a.X+a.W > 24 {
+			t.Errorf("%s: panel %q lies outside of the page: %+v", name, p.Title, a)
+		}
+		for _, q := range panels[:i] {
+			b := q.GridPos
+			if a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H {
+				t.Errorf("%s: panels %q and %q overlap", name, q.Title, p.Title)
+			}
+		}
+	}
+}
+
+// Every query and rule asks only for metrics and labels that the agent has.
+func TestMetricsAndLabelsExist(t *testing.T) {
+	for _, q := range allQueries(t) {
+		for _, problem := range unknownNames(q.Expr) {
+			t.Errorf("panel %q: %s in %s", q.Panel, problem, q.Expr)
+		}
+	}
+	for _, expr := range ruleExprs(t) {
+		for _, problem := range unknownNames(expr) {
+			t.Errorf("rules: %s in %s", problem, expr)
+		}
+	}
+}
+
+// A service is unique only together with its stack, and a local network only together with its host.
+func TestAggregation(t *testing.T) {
+	exprs := ruleExprs(t)
+	for _, q := range allQueries(t) {
+		if !strings.HasPrefix(q.Panel, "variable ") {
+			exprs = append(exprs, q.Expr)
+		}
+	}
+	needs := map[string]string{
+		"service":             "stack",
+		"container":           "service",
+		"source_service":      "source_stack",
+		"destination_service": "destination_stack",
+		"network":             "instance",
+	}
+	for _, expr := range exprs {
+		if strings.Contains(expr, "without") {
+			t.Errorf("aggregation by exclusion breaks when a label is added: %s", expr)
+		}
+		for _, by := range groupings(expr) {
+			for label, companion := range needs {
+				if slices.Contains(by, label) && !slices.Contains(by, companion) {
+					t.Errorf("grouped by %s without %s: %s", label, companion, expr)
+				}
+			}
+		}
+	}
+}
+
+func TestRulesAreComplete(t *testing.T) {
+	for _, alert := range strings.Split(text(t, Rules), "- alert: ")[1:] {
+		name, _, _ := strings.Cut(alert, "\n")
+		if !strings.HasPrefix(name, "Bridgewatch") {
+			t.Errorf("alert %s is not named Bridgewatch…", name)
+		}
+		for _, part := range []string{"for: ", "severity: ", "summary: ", "description: "} {
+			if !strings.Contains(alert, part) {
+				t.Errorf("alert %s has no %q", name, part)
+			}
+		}
+		if strings.Contains(alert, "reason=") {
+			t.Errorf("alert %s looks at reason, which differs between kernels", name)
+		}
+	}
+}
+
+// The rules and the rules' own tests in bridgewatch.rules.test.yml.
+func TestRules(t *testing.T) {
+	promtool(t, "check", "rules", "--lint=all", "--lint-fatal", Rules)
+	promtool(t, "test", "rules", "bridgewatch.rules.test.yml")
+}
+
+func TestScrapeConfig(t *testing.T) {
+	promtool(t, "check", "config", ScrapeConfig)
+	if config := text(t, ScrapeConfig); !strings.Contains(config, "\n    honor_labels: true\n") {
+		t.Error("the scrape configuration does not keep the agent's labels")
+	}
+}
+
+// Every query of the dashboards is PromQL: promtool reads each as a recording rule.
+func TestQueriesParse(t *testing.T) {
+	var rules strings.Builder
+	rules.WriteString("groups:\n- name: panels\n  rules:\n")
+	for i, q := range allQueries(t) {
+		fmt.Fprintf(&rules, "  - record: panel:query_%d\n    expr: %q\n", i, q.Expr)
+	}
+	file := filepath.Join(t.TempDir(), "panels.yml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "rules", "--lint=none", file)
+}
+
+func TestQueriesFillVariables(t *testing.T) {
+	want := `sum(rate(bridgewatch_packets_total{instance=~".*", stack=~".*", service=~".*"}[60000ms]))`
+	if !slices.ContainsFunc(allQueries(t), func(q Query) bool { return q.Expr == want }) {
+		t.Errorf("no query reads %s", want)
+	}
+	want = `group by (stack) (bridgewatch_packets_total{instance=~".*", stack!=""})`
+	if !slices.ContainsFunc(allQueries(t), func(q Query) bool { return q.Panel == "variable stack" && q.Expr == want }) {
+		t.Errorf("the variable stack does not read %s", want)
+	}
+}
+
+// promtool runs Prometheus's own checker, which Debian's package prometheus brings.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := exec.Command("promtool", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func dashboardNames(t *testing.T) []string {
+	t.Helper()
+	names, err := fs.Glob(Files(), "*.json")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no dashboard is embedded: %v", err)
+	}
+	return names
+}
+
+func allQueries(t *testing.T) []Query {
+	t.Helper()
+	var all []Query
+	for _, name := range dashboardNames(t) {
+		queries, err := Queries(name, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, queries...)
+	}
+	return all
+}
+
+func text(t *testing.T, name string) string {
+	t.Helper()
+	b, err := fs.ReadFile(Files(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+var ruleExpr = regexp.MustCompile(`(?m)^ +expr: (?:>-\n((?: {10,}.*\n)+)|(.+)\n)`)
+
+// ruleExprs returns the expressions of all rules.
+func ruleExprs(t *testing.T) []string {
+	t.Helper()
+	rules := text(t, Rules)
+	var exprs []string
+	for _, m := range ruleExpr.FindAllStringSubmatch(rules, -1) {
+		exprs = append(exprs, m[1]+m[2])
+	}
+	if count := strings.Count(rules, "expr:"); len(exprs) != count {
+		t.Fatalf("read %d of %d expressions", len(exprs), count)
+	}
+	return exprs
+}

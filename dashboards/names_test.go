@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dashboards
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bridgewatch/bridgewatch/exporters"
+)
+
+// families returns the agent's metrics with their labels.
+func families() map[string][]string {
+	all := map[string][]string{}
+	for _, f := range exporters.Families() {
+		all[f.Name] = f.Labels
+	}
+	return all
+}
+
+// Prometheus's own labels, and those that it renames ours to.
+var targetLabels = []string{"cluster", "instance", "job", "exported_service", "exported_container"}
+
+// What may stand in a query beside metrics and labels. An unknown word is a misspelt metric.
+var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase
+	absent label_replace last_over_time up m h s ms`)
+
+var (
+	quoted   = regexp.MustCompile(`"[^"]*"`)
+	word     = regexp.MustCompile(`[a-zA-Z_~][a-zA-Z0-9_:]*`)
+	selector = regexp.MustCompile(`(\w+)\{([^}]*)\}`)
+	matcher  = regexp.MustCompile(`(\w+)\s*[=!]`)
+	grouping = regexp.MustCompile(`\bby \(([^)]*)\)`)
+	recorded = regexp.MustCompile(`\b\w+:\w+:\w+\b`)
+	duration = regexp.MustCompile(`\[[^\]]*\]`)
+)
+
+// groupings returns the labels of each by clause of a PromQL expression.
+func groupings(expr string) [][]string {
+	var all [][]string
+	for _, m := range grouping.FindAllStringSubmatch(expr, -1) {
+		all = append(all, word.FindAllString(m[1], -1))
+	}
+	return all
+}
+
+// unknownNames says which names of a PromQL expression are neither metrics nor labels of the agent.
+func unknownNames(expr string) []string {
+	expr = recorded.ReplaceAllString(duration.ReplaceAllString(quoted.ReplaceAllString(expr, `""`), ""), "")
+	metrics := families()
+	var problems []string
+	allowed := slices.Clone(targetLabels)
+	for _, m := range selector.FindAllStringSubmatch(expr, -1) {
+		known := slices.Concat(targetLabels, metrics[m[1]])
+		for _, label := range matcher.FindAllStringSubmatch(m[2], -1) {
+			if !slices.Contains(known, label[1]) {
+				problems = append(problems, fmt.Sprintf("%s has no label %s", m[1], label[1]))
+			}
+		}
+	}
+	bare := grouping.ReplaceAllString(selector.ReplaceAllString(expr, "$1"), "")
+	for _, name := range word.FindAllString(bare, -1) {
+		labels, known := metrics[name]
+		allowed = append(allowed, labels...)
+		if !known && !slices.Contains(words, name) {
+			problems = append(problems, "no metric "+name)
+		}
+	}
+	for _, by := range groupings(expr) {
+		for _, label := range by {
+			if len(allowed) > len(targetLabels) && !slices.Contains(allowed, label) {
+				problems = append(problems, "no label "+label)
+			}
+		}
+	}
+	return problems
+}
