@@ -29,14 +29,14 @@ const enum drop_counter *drop_counter_type __attribute__((unused));
 
 struct drop_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__uint(key_size, sizeof(struct drop_key));
 	__uint(value_size, sizeof(struct drop_value));
 };
 
 struct drop_other_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 1024);
 	__uint(key_size, sizeof(struct drop_key));
 	__uint(value_size, sizeof(struct drop_value));
 };

@@ -24,7 +24,7 @@ const enum flow_direction *flow_direction_type __attribute__((unused));
 
 struct flow_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__uint(key_size, sizeof(struct flow_key));
 	__uint(value_size, sizeof(struct flow_value));
 };
@@ -40,7 +40,7 @@ struct {
 /* What finds no room in a table, by device. User space makes the entry before it attaches and takes it after. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, struct flow_value);
 } flows_other SEC(".maps");

@@ -112,7 +112,7 @@ var rules = []rule{
 
 // explain says why a packet was dropped and whose business that is.
 func explain(d *loader.Drop) (cause string, kind Kind) {
-	if isGroup(d) {
+	if isGroup(d.Destination) {
 		return "multicast", KindBenign
 	}
 	if hairpinOff(d) {
@@ -128,9 +128,9 @@ func explain(d *loader.Drop) (cause string, kind Kind) {
 
 // isGroup tells multicast and broadcast: membership reports, discovery and announcements that every link makes when it
 // comes up and that nobody waits for.
-func isGroup(d *loader.Drop) bool {
+func isGroup(destination netip.Addr) bool {
 	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	return d.Destination.IsMulticast() || d.Destination == broadcast
+	return destination.IsMulticast() || destination == broadcast
 }
 
 // hairpinOff recognises a packet that after NAT would leave through the bridge port it came in by.

@@ -35,9 +35,10 @@ var ErrUnsupportedEngine = errors.New("unsupported engine")
 // Docker keeps a State in step with the engine: by its events, and by full listings at the start, after every gap in
 // the events, and now and then.
 type Docker struct {
-	api   *client.Client
-	state *State
-	note  func(DockerStatus)
+	options []client.Opt
+	api     *client.Client // of the current connection
+	state   *State
+	note    func(DockerStatus)
 }
 
 // DockerStatus is the state of the connection to the engine.
@@ -49,14 +50,25 @@ type DockerStatus struct {
 // OpenDocker finds the engine as the docker command does (DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_TLS_VERIFY). It does
 // not connect. note is told when the connection comes and goes; it is called by one goroutine.
 func OpenDocker(state *State, note func(DockerStatus)) (*Docker, error) {
-	api, err := client.New(client.FromEnv)
-	if err != nil {
-		return nil, fmt.Errorf("find docker: %w", err)
-	}
-	return &Docker{api: api, state: state, note: note}, nil
+	d := &Docker{options: []client.Opt{client.FromEnv}, state: state, note: note}
+	return d, d.renew()
 }
 
-// Close ends the connection.
+// renew makes a client for the next connection. A client agrees on an API version once, and an engine that was upgraded
+// meanwhile may not speak that any more.
+func (d *Docker) renew() error {
+	api, err := client.New(d.options...)
+	if err != nil {
+		return fmt.Errorf("find docker: %w", err)
+	}
+	if d.api != nil {
+		_ = d.api.Close() // only drops idle connections
+	}
+	d.api = api
+	return nil
+}
+
+// Close ends the connection. It is to be called after Run.
 func (d *Docker) Close() error { return d.api.Close() }
 
 // Run follows the engine until ctx ends, through its absence and its restarts. It fails only with ErrUnsupportedEngine.
@@ -87,12 +99,19 @@ func (d *Docker) Run(ctx context.Context) error {
 func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := d.renew(); err != nil {
+		return false, err
+	}
 	version, err := d.checkEngine(ctx)
 	if err != nil {
 		return false, err
 	}
+	limit := time.AfterFunc(requestTimeout, cancel) // of the stream's beginning; the stream itself has none
 	stream := d.api.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).
 		Add("type", string(events.ContainerEventType), string(events.NetworkEventType))})
+	if !limit.Stop() {
+		return false, fmt.Errorf("follow docker events: %w", context.DeadlineExceeded)
+	}
 	if err := d.list(ctx); err != nil {
 		return false, err
 	}
@@ -168,16 +187,20 @@ func (d *Docker) list(ctx context.Context) error {
 	}
 	var mu sync.Mutex
 	var containers []Container
-	group, groupCtx := errgroup.WithContext(ctx)
+	inspectCtx, cancel := context.WithTimeout(ctx, relistPeriod)
+	defer cancel()
+	group, inspectCtx := errgroup.WithContext(inspectCtx)
 	group.SetLimit(inspectWorkers)
 	for _, summary := range running.Items {
 		group.Go(func() error {
-			c, err := d.inspect(groupCtx, summary.ID)
-			if errdefs.IsNotFound(err) {
+			c, err := d.inspect(inspectCtx, summary.ID)
+			switch {
+			case errdefs.IsNotFound(err):
 				return nil
-			}
-			if err != nil {
+			case client.IsErrConnectionFailed(err) || ctx.Err() != nil:
 				return err
+			case err != nil:
+				c = newListed(summary) // one that the engine cannot tell of must not cost the others their names
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -276,6 +299,18 @@ func sketch(e events.Message) Container {
 	}
 }
 
+// newListed is what the list of containers says of one: no process and no namespace.
+func newListed(c container.Summary) Container {
+	out := Container{ID: c.ID, Image: c.Image, Labels: c.Labels, NetworkMode: c.HostConfig.NetworkMode, Running: true}
+	if len(c.Names) > 0 {
+		out.Name = strings.TrimPrefix(c.Names[0], "/")
+	}
+	if c.NetworkSettings != nil {
+		out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
+	}
+	return out
+}
+
 func newContainer(c container.InspectResponse) Container {
 	out := Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
 	if c.Config != nil {
@@ -297,12 +332,17 @@ func newContainer(c container.InspectResponse) Container {
 		return out
 	}
 	out.SandboxKey = c.NetworkSettings.SandboxKey
-	for name, e := range c.NetworkSettings.Networks {
+	out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
+	return out
+}
+
+func newEndpoints(networks map[string]*network.EndpointSettings) (endpoints []Endpoint) {
+	for name, e := range networks {
 		if e != nil {
-			out.Endpoints = append(out.Endpoints, newEndpoint(name, e))
+			endpoints = append(endpoints, newEndpoint(name, e))
 		}
 	}
-	return out
+	return endpoints
 }
 
 func newEndpoint(name string, e *network.EndpointSettings) Endpoint {

@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/bridgewatch/bridgewatch/loader"
 )
@@ -21,7 +22,7 @@ const (
 // Peer is the other end of a conversation.
 type Peer struct {
 	Stack   string
-	Service string // of a container without one: its container label. Host or External for others
+	Service string // of a container without one: its container label. Host, Group or External for others
 	Local   bool   // a container of this host, whose own interface counts the conversation too
 }
 
@@ -74,23 +75,28 @@ func (s *State) flowOf(flow Flow, owner *member, networkOf func(*member) string)
 	return flow, true
 }
 
-// peer says who has the address, as seen from a container.
+// peer says who has the address, as seen from a container. On its link there are only containers and the host.
 func (s *State) peer(address netip.Addr) Peer {
+	if isGroup(address) {
+		return Peer{Service: Group}
+	}
 	if m := s.memberByAddress(address); m != nil {
 		return Peer{Stack: m.Stack, Service: first(m.Service, m.Identity.Container), Local: true}
 	}
-	if _, ours := s.addresses[address]; ours || s.isGateway(address) {
+	if s.isHost(address) {
 		return Peer{Service: Host}
 	}
 	return Peer{Service: External}
 }
 
-func (s *State) isGateway(address netip.Addr) bool {
+// isHost tells whether an address is the host's own. It is the gateway of networks with a bridge, and only of those.
+func (s *State) isHost(address netip.Addr) bool {
+	if _, ours := s.addresses[address]; ours || address.IsLinkLocalUnicast() {
+		return true
+	}
 	for _, n := range s.networks {
-		for _, g := range n.Gateways {
-			if g == address {
-				return true
-			}
+		if n.Bridge != "" && slices.Contains(n.Gateways, address) {
+			return true
 		}
 	}
 	return false

@@ -3,6 +3,7 @@
 package enrich
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,8 +24,10 @@ wonderful xenodochial youthful zealous zen`
 // isGenerated tells whether a container's name is Docker's: an adjective, a surname, perhaps a digit.
 func isGenerated(name string) bool {
 	adjective, surname, found := strings.Cut(name, "_")
-	if !found || strings.Contains(surname, "_") || surname == "" {
+	if !found || !isSurname.MatchString(surname) {
 		return false
 	}
 	return slices.Contains(strings.Fields(adjectives), adjective)
 }
+
+var isSurname = regexp.MustCompile(`^[a-z]+[0-9]?$`)

@@ -28,6 +28,7 @@ const (
 	AdHoc    = "~adhoc"    // containers that nobody named: generated names, one-off runs
 	External = "~external" // whoever is not a container of this host
 	Host     = "~host"     // the host itself
+	Group    = "~group"    // multicast and broadcast
 )
 
 // Labels that Swarm and Compose put on containers.

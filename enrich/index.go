@@ -26,6 +26,9 @@ func (s *State) index() *stationIndex {
 	s.indexed = &stationIndex{addresses: make(map[netip.Addr]*member), macs: make(map[stationMAC]*member)}
 	for _, m := range s.members {
 		for _, e := range m.Endpoints {
+			if n := s.networks[e.NetworkID]; n != nil && n.Driver == "overlay" {
+				continue // its packets are in namespaces of its own; the host's network may use the same addresses
+			}
 			key := stationMAC{e.Network, e.MAC}
 			s.indexed.macs[key] = latest(s.indexed.macs[key], m)
 			for _, a := range e.Addresses {
@@ -62,10 +65,22 @@ func (s *State) memberByAddress(address netip.Addr) *member {
 	return s.members[s.learned[address]]
 }
 
-// learn notes that a container sent from an address, for when the engine was too late to say so. Never over what is known.
+// learn notes that a container sent from an address of a network here, for when the engine was too late to say so or does
+// not list it. Never over what is known.
 func (s *State) learn(address netip.Addr, owner *member) {
-	if len(s.learned) >= maxLearned || s.memberByAddress(address) != nil || !address.IsGlobalUnicast() {
+	if len(s.learned) >= maxLearned || s.memberByAddress(address) != nil || s.isHost(address) || !s.isOnNetwork(address) {
 		return
 	}
 	s.learned[address] = owner.ID
+}
+
+func (s *State) isOnNetwork(address netip.Addr) bool {
+	for _, n := range s.networks {
+		for _, subnet := range n.Subnets {
+			if subnet.Contains(address) {
+				return true
+			}
+		}
+	}
+	return false
 }

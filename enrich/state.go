@@ -71,6 +71,7 @@ type child struct {
 	index   int // ifindex in the container
 	netnsID int
 	owner   string
+	entered time.Time // when the container started that was entered for it; zero: it was followed there
 }
 
 // NewState makes an empty one.
@@ -144,8 +145,8 @@ func (s *State) putContainer(c Container) {
 		m = &member{netnsID: -1}
 		s.members[c.ID] = m
 	}
-	if !c.Running && len(c.Endpoints) == 0 {
-		c.Endpoints = m.Endpoints // a stopped container has none, but its last packets had
+	if !c.Running && len(m.Endpoints) > 0 {
+		c.Endpoints = m.Endpoints // a stopped container's have no addresses, but its last packets had
 	}
 	if c.PID == 0 {
 		c.PID = m.PID
@@ -163,8 +164,25 @@ func (s *State) putContainer(c Container) {
 	case !c.StartedAt.IsZero():
 		m.die(s.config.Now())
 	}
+	if !m.ownsNetns() {
+		s.disown(m)
+	}
 	if m.alive() && m.PID != 0 && m.netnsID < 0 && m.ownsNetns() {
 		s.bindNetnsID(m)
+	}
+}
+
+// disown takes from a container what was taken for its own before it was known to live in another's namespace.
+func (s *State) disown(m *member) {
+	for _, p := range s.links {
+		if p.owner == m.ID {
+			p.owner = s.ownerOf(p.PeerNetnsID)
+		}
+	}
+	for _, c := range s.children {
+		if c.owner == m.ID {
+			c.owner = s.ownerOf(c.netnsID)
+		}
 	}
 }
 
@@ -202,6 +220,7 @@ func (s *State) SetContainers(containers []Container, begun time.Time) {
 func (s *State) PutNetwork(n Network) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.indexed = nil
 	s.networks[n.ID] = &knownNetwork{Network: n}
 }
 
@@ -218,6 +237,7 @@ func (s *State) RemoveNetwork(id string) {
 func (s *State) SetNetworks(networks []Network) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.indexed = nil
 	listed := make(map[string]bool, len(networks))
 	for _, n := range networks {
 		listed[n.ID] = true
@@ -277,6 +297,7 @@ func (s *State) Process(p loader.Process) {
 		// The first container of a namespace owns it, others joined it, unless one is known to have come with its own:
 		// then the number is that of a dead namespace, used again.
 		if bound == m || m == nil || m.sketch {
+			bound.seen = s.config.Now()
 			return
 		}
 	}
@@ -376,7 +397,11 @@ func (s *State) DeviceMoved(id loader.DeviceID, to loader.LinkChange) {
 func (s *State) DeviceInside(id loader.DeviceID, l loader.Link, container string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.children[id] = &child{Link: l, index: l.Index, netnsID: -1, owner: container}
+	entered := &child{Link: l, index: l.Index, netnsID: -1, owner: container}
+	if m := s.members[container]; m != nil {
+		entered.entered = m.StartedAt
+	}
+	s.children[id] = entered
 }
 
 // Unwatched lists the living containers on macvlan and ipvlan networks none of whose devices is watched: ID to the path
@@ -386,7 +411,11 @@ func (s *State) Unwatched() map[string]string {
 	defer s.mu.Unlock()
 	watched := make(map[string]bool)
 	for _, c := range s.children {
-		watched[c.owner] = true
+		// One that was entered before its container started again died with the old namespace.
+		m := s.members[c.owner]
+		if m != nil && (c.entered.IsZero() || c.entered.Equal(m.StartedAt)) {
+			watched[c.owner] = true
+		}
 	}
 	paths := make(map[string]string)
 	for id, m := range s.members {
@@ -407,6 +436,9 @@ func (s *State) sweep() {
 	s.indexed = nil
 	old := func(t time.Time) bool { return !t.IsZero() && s.config.Now().Sub(t) > keep }
 	for id, m := range s.members {
+		if m.sketch && old(m.seen.Add(2*keep)) {
+			m.die(s.config.Now()) // no engine knows it, so none will tell of its end
+		}
 		if old(m.died) {
 			delete(s.members, id)
 		}

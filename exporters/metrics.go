@@ -68,7 +68,7 @@ func (m *Metrics) addContainerFlow(f *enrich.Flow) {
 
 // addConversation counts what the container sent, and what it received from anybody who does not count it as sent.
 func (m *Metrics) addConversation(f *enrich.Flow) {
-	if !f.Other && !f.Remote.IsValid() {
+	if !f.Other && f.EtherType != unix.ETH_P_IP && f.EtherType != unix.ETH_P_IPV6 {
 		return // ARP and the like: no conversation
 	}
 	self := []string{f.Stack, f.Service}

@@ -52,7 +52,7 @@ type Drop struct {
 
 // DropsConfig says how to count drops.
 type DropsConfig struct {
-	TableSize uint32 // conversations kept between two reads; 0: the object's 16,384
+	TableSize uint32 // conversations kept between two reads; 0: the object's 8,192
 	Kallsyms  string // path of the kernel's symbols
 }
 

@@ -70,7 +70,7 @@ type flowPair struct {
 func (p *flowPair) close() error { return closeAll(p.Ingress, p.Egress) }
 
 // OpenFlows loads the programs; nothing is counted before devices are watched. tableSize is the number of conversations
-// kept between two reads, 0: the object's 65,536. Needs 5.10, CAP_BPF and CAP_NET_ADMIN.
+// kept between two reads, 0: the object's 32,768. Needs 5.10, CAP_BPF and CAP_NET_ADMIN.
 func OpenFlows(tableSize uint32) (*Flows, error) {
 	f := &Flows{devices: make(map[DeviceID]*device), nextOwn: ownNumbers}
 	if err := f.open(tableSize); err != nil {

@@ -171,8 +171,14 @@ func (l *Links) list(known map[int]Link, changed func(LinkChange)) error {
 	return nil
 }
 
-// parseLink reads a link event; false: it is none.
-func parseLink(m *syscall.NetlinkMessage) (LinkChange, bool) {
+// parseLink reads a link event; false: it is none that can be read.
+func parseLink(m *syscall.NetlinkMessage) (change LinkChange, ok bool) {
+	// The library panics at attributes whose lengths lie. Such an event is nothing, and the next listing makes it good.
+	defer func() {
+		if recover() != nil {
+			change, ok = LinkChange{}, false
+		}
+	}()
 	if m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
 		return LinkChange{}, false
 	}
@@ -184,7 +190,7 @@ func parseLink(m *syscall.NetlinkMessage) (LinkChange, bool) {
 	if err != nil {
 		return LinkChange{}, false
 	}
-	change := LinkChange{Link: newLink(found), Gone: m.Header.Type == unix.RTM_DELLINK, MovedNetnsID: -1}
+	change = LinkChange{Link: newLink(found), Gone: m.Header.Type == unix.RTM_DELLINK, MovedNetnsID: -1}
 	attributes, err := nl.ParseRouteAttr(m.Data[unix.SizeofIfInfomsg:])
 	if err != nil {
 		return change, true

@@ -3,8 +3,11 @@
 package loader
 
 import (
+	"errors"
+	"io"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 )
 
@@ -16,7 +19,7 @@ func mustOpenDrops(tb testing.TB, config DropsConfig) *Drops {
 	liftMemoryLimit(tb)
 	drops, err := OpenDrops(config)
 	if err != nil {
-		tb.Fatalf("%+v", err)
+		fatalLoad(tb, err)
 	}
 	tb.Cleanup(func() { mustClose(tb, drops) })
 	return drops
@@ -27,7 +30,7 @@ func mustOpenFlows(tb testing.TB, tableSize uint32) *Flows {
 	liftMemoryLimit(tb)
 	flows, err := OpenFlows(tableSize)
 	if err != nil {
-		tb.Fatalf("%+v", err)
+		fatalLoad(tb, err)
 	}
 	tb.Cleanup(func() { mustClose(tb, flows) })
 	return flows
@@ -38,10 +41,19 @@ func mustOpenExecs(tb testing.TB) *Execs {
 	liftMemoryLimit(tb)
 	execs, err := OpenExecs()
 	if err != nil {
-		tb.Fatalf("%+v", err)
+		fatalLoad(tb, err)
 	}
 	tb.Cleanup(func() { mustClose(tb, execs) })
 	return execs
+}
+
+// fatalLoad shows all that the verifier said.
+func fatalLoad(tb testing.TB, err error) {
+	tb.Helper()
+	if verifier, ok := errors.AsType[*ebpf.VerifierError](err); ok {
+		tb.Logf("%+v", verifier)
+	}
+	tb.Fatal(err)
 }
 
 // liftMemoryLimit does what the agent does at its start: before 5.11 maps count against RLIMIT_MEMLOCK.
@@ -52,7 +64,7 @@ func liftMemoryLimit(tb testing.TB) {
 	}
 }
 
-func mustClose(tb testing.TB, closer interface{ Close() error }) {
+func mustClose(tb testing.TB, closer io.Closer) {
 	tb.Helper()
 	if err := closer.Close(); err != nil {
 		tb.Error(err)

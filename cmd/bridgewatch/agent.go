@@ -47,14 +47,14 @@ type agent struct {
 }
 
 // openAgent starts whatever can run. It fails only if nothing can.
-func openAgent(log *slog.Logger, store *exporters.Store, label enrich.ContainerLabel) (*agent, error) {
+func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand) (*agent, error) {
 	a := &agent{log: log, started: time.Now(), metrics: exporters.NewMetrics(store)}
 	var err error
 	a.execs, err = loader.OpenExecs()
 	a.signal("exec", err)
-	a.flows, err = loader.OpenFlows(0)
+	a.flows, err = loader.OpenFlows(config.FlowTable)
 	a.signal("flow", err)
-	a.drops, err = loader.OpenDrops(loader.DropsConfig{Kallsyms: "/proc/kallsyms"})
+	a.drops, err = loader.OpenDrops(loader.DropsConfig{TableSize: config.DropTable, Kallsyms: "/proc/kallsyms"})
 	a.signal("drop", err)
 	if a.flows == nil && a.drops == nil {
 		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
@@ -67,7 +67,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, label enrich.ContainerL
 	}
 	processes, host := a.processes()
 	a.state = enrich.NewState(enrich.Config{
-		Host: host, ContainerLabel: label, NetnsID: loader.NetnsIDOfProcess, Now: time.Now,
+		Host: host, ContainerLabel: enrich.ContainerLabel(config.ContainerLabel), NetnsID: loader.NetnsIDOfProcess, Now: time.Now,
 	})
 	for _, p := range processes {
 		a.state.Process(p)

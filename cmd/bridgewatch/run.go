@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/exporters"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
 	"github.com/bridgewatch/bridgewatch/exporters/prometheus"
@@ -35,6 +34,8 @@ type runCommand struct {
 	ContainerLabel string        `name:"metrics.container-label" enum:"name,service,none" default:"name" help:"What the container label holds: name, service or none."`
 	Retention      time.Duration `name:"metrics.retention" default:"10m" help:"How long a container's series are kept after it is gone."`
 	SeriesLimit    int           `name:"metrics.series-limit" default:"100000" help:"Series in all; what does not fit is counted as ~other."`
+	FlowTable      uint32        `name:"flow.table-size" default:"32768" help:"Conversations that are told apart between two readings, 5 seconds apart at most. One takes 350 bytes."`
+	DropTable      uint32        `name:"drop.table-size" default:"8192" help:"Combinations of place, reason and addresses of drops that are told apart between two readings. One takes 640 bytes."`
 	Strict         bool          `help:"Fail if any signal cannot run."`
 }
 
@@ -42,6 +43,8 @@ func (c *runCommand) validate() error {
 	switch {
 	case c.SeriesLimit < 1000:
 		return errors.New("--metrics.series-limit must be at least 1000")
+	case c.FlowTable < 1024 || c.DropTable < 1024:
+		return errors.New("--flow.table-size and --drop.table-size must be at least 1024")
 	case c.Retention < time.Second:
 		return errors.New("--metrics.retention must be at least 1s")
 	}
@@ -79,7 +82,7 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	defer questions.Close()
 
 	store := exporters.NewStore(exporters.StoreConfig{Limit: c.SeriesLimit, Retention: c.Retention, Now: time.Now})
-	agent, err := openAgent(log, store, enrich.ContainerLabel(c.ContainerLabel))
+	agent, err := openAgent(log, store, c)
 	if err != nil {
 		return err
 	}
