@@ -59,13 +59,17 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	if found.member == nil {
 		return drop, final
 	}
+	if found.member.Name == "" {
+		drop.Scope = ScopeUnknown // a container that this host's engine does not know, or not yet
+		return drop, false
+	}
 	drop.Identity = found.member.Identity
 	drop.Network = found.network
 	drop.ContainerID = found.member.ID
 	if found.direction != "" {
 		drop.Direction = found.direction
 	}
-	return drop, final && found.member.Name != ""
+	return drop, final
 }
 
 // victimInside is the container itself. Its network is that of the device, else of an address.

@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/bridgewatch/bridgewatch/loader"
 )
@@ -41,6 +42,10 @@ var rules = []rule{
 	{function: "skb_queue_purge", cause: "socket-teardown", kind: KindBenign},
 	{function: "sk_stream_kill_queues", cause: "socket-teardown", kind: KindBenign},
 	{function: "tcp_disconnect", cause: "socket-teardown", kind: KindBenign},
+	{function: "udp_destruct_common", cause: "socket-teardown", kind: KindBenign},
+	{function: "bpf_prog_test_run_skb", cause: "test-run", kind: KindBenign},
+	{reason: "BRIDGE_INGRESS_STP_STATE", cause: "link-setup", kind: KindBenign},
+	{function: "icmpv6_rcv", reason: "NOT_SPECIFIED", cause: "unhandled-protocol", kind: KindBenign},
 	{function: "netif_napi_add_weight_locked", cause: "link-setup", kind: KindBenign},
 	{function: "__rtnl_unlock", cause: "link-setup", kind: KindBenign},
 	{function: "ping_rcv", cause: "ping-copy", kind: KindBenign},
@@ -73,6 +78,8 @@ var rules = []rule{
 	{function: "nft_do_chain", cause: "filtered", kind: KindFault},
 	{function: "nf_hook_slow", cause: "filtered", kind: KindFault},
 	{reason: "XDP", cause: "foreign-program", kind: KindFault},
+	{function: "do_xdp_generic", cause: "foreign-program", kind: KindFault},
+	{function: "veth_xdp_rcv_skb", cause: "foreign-program", kind: KindFault},
 	{reason: "TC_INGRESS", cause: "foreign-program", kind: KindFault},
 	{reason: "TC_EGRESS", cause: "foreign-program", kind: KindFault},
 
@@ -81,6 +88,11 @@ var rules = []rule{
 	{reason: "IP_INNOROUTES", cause: "no-route", kind: KindFault},
 	{reason: "IP_OUTNOROUTES", cause: "no-route", kind: KindFault},
 	{reason: "IP_INADDRERRORS", function: "ip_error", cause: "ip-forward-off", kind: KindFault},
+	{function: "ip_error", cause: "no-route", kind: KindFault},
+	{function: "ip6_pkt_discard", cause: "no-route", kind: KindFault},
+	{function: "ip6_pkt_prohibit", cause: "no-route", kind: KindFault},
+	{function: "dst_discard", cause: "no-route", kind: KindFault},
+	{function: "dst_discard_out", cause: "no-route", kind: KindFault},
 	{reason: "IP_LOCALNET", cause: "localnet", kind: KindFault},
 	{reason: "IP_LOCAL_SOURCE", cause: "hairpin", kind: KindFault},
 	{reason: "NEIGH_FAILED", cause: "dead-endpoint", kind: KindFault},
@@ -88,12 +100,14 @@ var rules = []rule{
 	{reason: "NEIGH_QUEUEFULL", cause: "neigh-queue", kind: KindFault},
 	{reason: "NEIGH_CREATEFAIL", cause: "neigh-overflow", kind: KindFault},
 	{reason: "PKT_TOO_BIG", cause: "mtu-route", kind: KindFault},
+	{function: "ip6_fragment", cause: "mtu-route", kind: KindFault},
+	{function: "ip_fragment", cause: "mtu-route", kind: KindFault},
 	{function: "br_dev_queue_push_xmit", cause: "mtu-bridge", kind: KindFault},
 	{function: "br_nf_dev_queue_xmit", cause: "mtu-bridge", kind: KindFault},
 	{function: "__dev_forward_skb2", cause: "mtu-bridge", kind: KindFault},
 	{function: "__dev_forward_skb", cause: "mtu-bridge", kind: KindFault},
 	{reason: "IP_INHDR", function: "ip_forward", cause: "ttl-loop", kind: KindFault},
-	{reason: "NOT_SPECIFIED", function: "ip6_forward", cause: "ttl-loop", kind: KindFault},
+	{reason: "IP_INHDR", function: "ip6_forward", cause: "ttl-loop", kind: KindFault},
 	{reason: "TCP_CSUM", cause: "csum-offload", kind: KindFault},
 	{reason: "UDP_CSUM", cause: "csum-offload", kind: KindFault},
 	{reason: "IP_CSUM", cause: "csum-offload", kind: KindFault},
@@ -115,6 +129,9 @@ func explain(d *loader.Drop) (cause string, kind Kind) {
 	if isGroup(d.Destination) {
 		return "multicast", KindBenign
 	}
+	if isMessage(d) {
+		return "local-message", KindBenign
+	}
 	if hairpinOff(d) {
 		return "hairpin", KindFault
 	}
@@ -131,6 +148,16 @@ func explain(d *loader.Drop) (cause string, kind Kind) {
 func isGroup(destination netip.Addr) bool {
 	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	return destination.IsMulticast() || destination == broadcast
+}
+
+// isMessage tells what is no packet: messages between processes, or from the kernel to one, travel in the same buffers.
+func isMessage(d *loader.Drop) bool {
+	for _, prefix := range []string{"unix_", "netlink_", "rtnetlink_", "inet_rtm_", "virtio_transport_", "vsock_"} {
+		if strings.HasPrefix(d.Function, prefix) {
+			return true
+		}
+	}
+	return strings.HasPrefix(d.Reason, "UNIX_")
 }
 
 // hairpinOff recognises a packet that after NAT would leave through the bridge port it came in by.

@@ -51,7 +51,10 @@ type DockerStatus struct {
 // not connect. note is told when the connection comes and goes; it is called by one goroutine.
 func OpenDocker(state *State, note func(DockerStatus)) (*Docker, error) {
 	d := &Docker{options: []client.Opt{client.FromEnv}, state: state, note: note}
-	return d, d.renew()
+	if err := d.renew(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // renew makes a client for the next connection. A client agrees on an API version once, and an engine that was upgraded

@@ -24,26 +24,28 @@ func dropsIn(netns loader.Netns) []loader.Drop {
 
 // An engine that hangs is given up on after a while, wherever it hangs, and asked again.
 func TestHangingEngine(t *testing.T) {
-	type hanging struct {
-		where   string
-		engine  *engine
-		session *session
-	}
-	var all []hanging // at the same time, because it takes its time
-	for _, where := range []string{"/_ping", "/info", "/events", "/networks", "/containers/json"} {
+	places := []string{"/_ping", "/info", "/events", "/networks", "/containers/json"}
+	var sessions []*session // at the same time, because it takes its time
+	for _, where := range places {
 		e := newEngine(t, "1.41")
-		e.misbehave = hangAt(where)
-		all = append(all, hanging{where, e, follow(t, e)})
+		hung := false
+		e.misbehave = func(path string, w http.ResponseWriter, r *http.Request) bool {
+			if hung {
+				return false
+			}
+			hung = path == where
+			return hangAt(where)(path, w, r)
+		}
+		sessions = append(sessions, follow(t, e))
 	}
 	stuck := newEngine(t, "1.41")
 	stuck.misbehave = hangAt("/containers/" + idOf("m1") + "/json")
 	withStuck := follow(t, stuck)
 
-	for _, h := range all {
-		t.Log(h.where)
-		h.session.wantStatus(false)
-		h.engine.change(func() { h.engine.misbehave = nil })
-		h.session.wantStatus(true)
+	for i, s := range sessions {
+		t.Log(places[i])
+		s.wantStatus(false)
+		s.wantStatus(true)
 	}
 	// A single container that hangs is known from the list.
 	withStuck.wantStatus(true)
