@@ -68,7 +68,11 @@ func NewStore(config StoreConfig) *Store {
 func (s *Store) Add(f *Family, amount float64, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	series := s.series(f, values)
+	series, fits := s.series(f, values)
+	if !fits {
+		overflows, _ := s.series(seriesOverflow, []string{f.Name})
+		overflows.value++
+	}
 	series.value += amount
 	series.touched = s.config.Now()
 }
@@ -77,7 +81,7 @@ func (s *Store) Add(f *Family, amount float64, values ...string) {
 func (s *Store) Plan(f *Family, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	series := s.series(f, values)
+	series, _ := s.series(f, values)
 	series.planned = true
 	series.touched = s.config.Now()
 }
@@ -113,18 +117,19 @@ type Sample struct {
 	Values []string
 }
 
-// series finds or makes one. The limit spares what is never retired, which the agent says of itself: the combinations
-// are few, and they are needed most when there is too much of the rest.
-func (s *Store) series(f *Family, values []string) *Series {
+// series finds or makes one; fits is false if it is the one that stands for all beyond the limit. The limit spares what is
+// never retired, which the agent says of itself: the combinations are few, and they are needed most when there is too much
+// of the rest.
+func (s *Store) series(f *Family, values []string) (series *Series, fits bool) {
 	family := s.families[f]
 	key := seriesKey(values)
 	if series := family.byKey[key]; series != nil {
-		return series
+		return series, true
 	}
 	if s.count >= s.config.Limit && f.Retired != never {
-		return s.overflow(f, values)
+		return s.overflow(f, values), false
 	}
-	return s.insert(f, key, values)
+	return s.insert(f, key, values), true
 }
 
 func (s *Store) insert(f *Family, key string, values []string) *Series {
@@ -140,9 +145,8 @@ func (s *Store) insert(f *Family, key string, values []string) *Series {
 	return series
 }
 
-// overflow counts for the one series of the family that stands for all the rest.
+// overflow finds or makes the series of the family that stands for all the rest.
 func (s *Store) overflow(f *Family, values []string) *Series {
-	s.series(seriesOverflow, []string{f.Name}).value++
 	rest := slices.Clone(values)
 	for i, label := range f.Labels {
 		if !slices.Contains(closedLabels, label) {

@@ -228,7 +228,7 @@ func (a *agent) watchInside() {
 	for id, path := range a.state.Unwatched() {
 		devices, err := a.flows.WatchSandbox(path)
 		if err != nil && !errors.Is(err, loader.ErrNetnsGone) {
-			a.log.Warn("container is not watched", "container", id[:12], "error", err)
+			a.log.Warn("container is not watched", "container", fmt.Sprintf("%.12s", id), "error", err)
 		}
 		for device, l := range devices {
 			a.state.DeviceInside(device, l, id)

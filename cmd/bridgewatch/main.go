@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
@@ -66,7 +67,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return code // --help has been shown
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "bridgewatch: %v; see bridgewatch --help\n", err)
+		fmt.Fprintf(stderr, "bridgewatch: %s; see bridgewatch --help\n", sentence(err))
 		return exitCannot
 	}
 	switch err := command.Run(); {
@@ -75,7 +76,16 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errNegative):
 		return exitNegative
 	default:
-		fmt.Fprintf(stderr, "bridgewatch: %v\n", err)
+		fmt.Fprintf(stderr, "bridgewatch: %s\n", sentence(err))
 		return exitCannot
 	}
+}
+
+// sentence makes one line of an error, which may be several joined ones.
+func sentence(err error) string {
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' })
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.ReplaceAll(strings.Join(lines, "; "), ":; ", ": ")
 }

@@ -165,14 +165,36 @@ func shutdownAfter(ctx context.Context, server *http.Server) (stop func() bool) 
 	})
 }
 
+// removeSocket removes what a killed agent left. An agent in another network namespace may still use it, and anything but a
+// socket is somebody else's.
+func removeSocket(path string) error {
+	found, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for old --api.socket: %w", err)
+	}
+	if found.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("--api.socket %s is there already and is no socket; choose another", path)
+	}
+	if connection, err := net.Dial("unix", path); err == nil {
+		connection.Close()
+		return fmt.Errorf("another agent answers on --api.socket %s; choose another", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove old --api.socket: %w", err)
+	}
+	return nil
+}
+
 // listenUnix makes the socket that only root, and the group that it is given to, can ask.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make folder of --api.socket: %w", err)
 	}
-	// No other agent is there (claimHost), so what is left of a socket is a killed one's.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old --api.socket: %w", err)
+	if err := removeSocket(path); err != nil {
+		return nil, err
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {

@@ -37,7 +37,16 @@ func New(store *exporters.Store, refresh func()) *Exporter {
 func (e *Exporter) Handler() http.Handler {
 	process := prometheus.NewRegistry()
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(prometheus.Gatherers{e, process}, promhttp.HandlerOpts{
+	// Not prometheus.Gatherers, which would sort and check every series of every scrape.
+	both := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		own, err := process.Gather()
+		if err != nil {
+			return nil, err
+		}
+		families, err := e.Gather()
+		return append(families, own...), err
+	})
+	return promhttp.HandlerFor(both, promhttp.HandlerOpts{
 		EnableOpenMetrics:                   true,
 		EnableOpenMetricsTextCreatedSamples: true,
 	})

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prometheus
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/exporters"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// What a scraper says that it reads.
+const (
+	acceptText        = "text/plain;version=0.0.4"
+	acceptOpenMetrics = "application/openmetrics-text;version=1.0.0"
+)
+
+var start = time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+
+// example is a store in which every family has a series.
+func example() *exporters.Store {
+	now := start
+	store := exporters.NewStore(exporters.StoreConfig{Limit: 1000, Retention: time.Hour, Now: func() time.Time { return now }})
+	metrics := exporters.NewMetrics(store)
+	web := enrich.Identity{Stack: "shop", Service: "web", Container: "web.1"}
+	metrics.SetInventory(enrich.Inventory{
+		Node: enrich.Node{Name: "n1", ID: "node1", SwarmID: "swarm1", Role: "manager", Address: "10.99.0.1"},
+		Containers: []enrich.LiveContainer{{
+			Container: enrich.Container{ID: strings.Repeat("ab", 32), Name: "shop_web.1.xyz", Image: "web:2", StartedAt: start},
+			Identity:  web, Networks: []string{"shop_front"},
+		}},
+		Networks: []enrich.Network{{ID: "net1", Name: "shop_front", Driver: "bridge", Scope: "local", Bridge: "br-net1", MTU: "1450"}},
+	})
+	now = start.Add(10 * time.Second)
+	web.Network = "shop_front"
+	one := loader.Flow{
+		EtherType: unix.ETH_P_IP, Protocol: unix.IPPROTO_TCP, Remote: netip.MustParseAddr("198.51.100.1"),
+		RX: loader.Counts{Skbs: 2, Packets: 20, Bytes: 30000}, TX: loader.Counts{Skbs: 3, Packets: 4, Bytes: 500},
+	}
+	metrics.AddFlows([]enrich.Flow{
+		{Flow: one, Identity: web, Scope: enrich.ScopeContainer, Via: enrich.ViaContainer, Peer: enrich.Peer{Service: enrich.External}},
+		{Flow: one, Identity: enrich.Identity{Network: "shop_front"}, Scope: enrich.ScopeHost, Via: enrich.ViaBridge},
+		{Flow: one, Scope: enrich.ScopeUnknown, Via: enrich.ViaNobody},
+	})
+	metrics.AddDrops([]enrich.Drop{{
+		Drop: loader.Drop{
+			Counts: loader.Counts{Skbs: 1, Packets: 44, Bytes: 64000}, Reason: "NETFILTER_DROP", Function: "nft_do_chain",
+		},
+		Identity: web, Scope: enrich.ScopeHost, DeviceKind: "bridge", Direction: enrich.TX, Cause: "filtered", Kind: enrich.KindFault,
+	}})
+	metrics.SetOwn(&exporters.Own{
+		Version: "1.2.3", Revision: "0123456789ab", GoVersion: "go1.26",
+		Signals: []exporters.Signal{
+			{Name: "flow", Since: start}, {Name: "drop", Since: start}, {Name: "exec", Reason: "no \"BTF\"\nhere \\", Since: start},
+		},
+		Docker:   exporters.DockerState{Up: true},
+		Devices:  map[string]int{"veth": 1},
+		Losses:   []exporters.SignalLoss{{Signal: "flow", Place: "table_full", Count: 5}},
+		Programs: []loader.ProgramCost{{Program: "flow_ingress", Runs: 1000, Time: 50 * time.Microsecond}},
+		Maps:     []loader.MapUsage{{Map: "flows", Entries: 7, Capacity: 16384}},
+	})
+	now = start.Add(30 * time.Second)
+	return store
+}
+
+func none() {}
+
+// scrape asks the handler as a scraper does.
+func scrape(tb testing.TB, handler http.Handler, accept string) string {
+	tb.Helper()
+	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	request.Header.Set("Accept", accept)
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, request)
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if answer.Code != http.StatusOK {
+		tb.Fatalf("scrape: %d %s", answer.Code, body)
+	}
+	return string(body)
+}
+
+// ours are the lines about our own metrics, not the process's.
+func ours(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		name := strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE ")
+		if strings.HasPrefix(name, "bridgewatch_") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}
+
+func TestGolden(t *testing.T) {
+	for _, tc := range []struct{ name, accept string }{
+		{"metrics.txt", acceptText},
+		{"metrics.openmetrics", acceptOpenMetrics},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text := scrape(t, New(example(), none).Handler(), tc.accept)
+			got := ours(text)
+			path := filepath.Join("testdata", tc.name)
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("run with -update if this is meant: %s", diff)
+			}
+			if tc.accept == acceptOpenMetrics && !strings.HasSuffix(text, "# EOF\n") {
+				t.Error("it has no end")
+			}
+			for _, process := range []string{"go_goroutines", "process_resident_memory_bytes"} {
+				if !strings.Contains(text, "\n"+process+" ") {
+					t.Errorf("%s is missing", process)
+				}
+			}
+		})
+	}
+}
+
+// Every family is there as soon as it has a series, and readers of the format agree.
+func TestParse(t *testing.T) {
+	families := parse(t, scrape(t, New(example(), none).Handler(), acceptText))
+	for _, f := range exporters.Families() {
+		found := families[f.Name]
+		if found == nil {
+			t.Errorf("%s is missing", f.Name)
+			continue
+		}
+		want := dto.MetricType_COUNTER
+		if f.Type == exporters.Gauge {
+			want = dto.MetricType_GAUGE
+		}
+		if found.GetType() != want || found.GetHelp() != f.Help {
+			t.Errorf("%s is %v %q, want %v %q", f.Name, found.GetType(), found.GetHelp(), want, f.Help)
+		}
+		for _, m := range found.Metric {
+			if len(m.Label) != len(f.Labels) {
+				t.Errorf("%s has %d labels, want %d, always", f.Name, len(m.Label), len(f.Labels))
+			}
+		}
+	}
+}
+
+func parse(t *testing.T, text string) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatalf("parse: %v", err)
+	}
+	return families
+}
+
+// The client library's own check, which a scrape does without, has nothing to say.
+func TestConsistency(t *testing.T) {
+	if _, err := (prometheus.Gatherers{New(example(), none)}).Gather(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLint(t *testing.T) {
+	families, err := New(example(), none).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// Names in label values are whatever a person put there.
+func TestHostileLabelValues(t *testing.T) {
+	for _, tc := range []struct{ name, value, want string }{
+		{"quotes", `a"b"`, `a"b"`},
+		{"newline", "a\nb\r", "a\nb\r"},
+		{"backslash", `a\nb\`, `a\nb\`},
+		{"braces", `{a="b"} 1 2`, `{a="b"} 1 2`},
+		{"zero byte", "a\x00b", "a\x00b"},
+		{"other scripts", "контейнер-容器", "контейнер-容器"},
+		{"no UTF-8", "a\xff\xfeb", "a\ufffdb"},
+		{"long", strings.Repeat("x", 100000), strings.Repeat("x", 100000)},
+		{"empty", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			store := exporters.NewStore(exporters.StoreConfig{Limit: 1000, Retention: time.Hour, Now: time.Now})
+			metrics := exporters.NewMetrics(store)
+			metrics.SetInventory(enrich.Inventory{Containers: []enrich.LiveContainer{{
+				Container: enrich.Container{ID: "id", Name: tc.value, Image: tc.value},
+				Identity:  enrich.Identity{Stack: tc.value, Service: tc.value, Container: tc.value},
+				Networks:  []string{tc.value},
+			}}})
+			for _, accept := range []string{acceptText, acceptOpenMetrics} {
+				text := scrape(t, New(store, none).Handler(), accept)
+				if accept != acceptText {
+					continue
+				}
+				labels := make(map[string]string)
+				for _, l := range parse(t, text)["bridgewatch_packets_total"].Metric[0].Label {
+					labels[l.GetName()] = l.GetValue()
+				}
+				want := map[string]string{
+					"stack": tc.want, "service": tc.want, "container": tc.want, "network": tc.want,
+					"scope": "container", "direction": "rx",
+				}
+				if diff := cmp.Diff(want, labels); diff != "" {
+					t.Error(diff)
+				}
+			}
+		})
+	}
+}
+
+// A new counter's creation is told by the format that has a place for it, and its value is 0 at first.
+func TestCreated(t *testing.T) {
+	now := start
+	store := exporters.NewStore(exporters.StoreConfig{Limit: 1000, Retention: time.Hour, Now: func() time.Time { return now }})
+	metrics := exporters.NewMetrics(store)
+	metrics.AddDrops([]enrich.Drop{{Drop: loader.Drop{Reason: "X", Function: "f", Counts: loader.Counts{Skbs: 3, Packets: 3}}}})
+	handler := New(store, none).Handler()
+	for _, value := range []string{"0.0", "3.0"} {
+		text := scrape(t, handler, acceptOpenMetrics)
+		for _, line := range []string{
+			fmt.Sprintf("bridgewatch_drop_locations_total{function=\"f\",reason=\"X\"} %s\n", value),
+			fmt.Sprintf("bridgewatch_drop_locations_created{function=\"f\",reason=\"X\"} %.9g", float64(start.Unix())),
+		} {
+			if !strings.Contains(text, line) {
+				t.Errorf("no line %q after %v", line, now.Sub(start))
+			}
+		}
+		now = now.Add(20 * time.Second)
+	}
+}
+
+// Every scrape asks for fresh counts, several at once do not disturb each other, and what was retired is gone.
+func TestScrapes(t *testing.T) {
+	store := exporters.NewStore(exporters.StoreConfig{Limit: 1000, Retention: time.Nanosecond, Now: time.Now})
+	metrics := exporters.NewMetrics(store)
+	var mu sync.Mutex
+	refreshed := 0
+	handler := New(store, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		refreshed++
+		name := fmt.Sprint("c", refreshed)
+		metrics.SetInventory(enrich.Inventory{Containers: []enrich.LiveContainer{{
+			Container: enrich.Container{ID: name, Name: name}, Identity: enrich.Identity{Container: name}, Networks: []string{"web"},
+		}}})
+	}).Handler()
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 10 {
+				scrape(t, handler, acceptText)
+			}
+		})
+	}
+	group.Wait()
+	if refreshed != 80 {
+		t.Errorf("refreshed %d times in 80 scrapes", refreshed)
+	}
+	text := scrape(t, handler, acceptText)
+	if strings.Contains(text, `"c80"`) || !strings.Contains(text, `"c81"`) {
+		t.Error("the scrape shows who is gone, or not who is there")
+	}
+}
+
+// BenchmarkScrape is the bar of 1,000 containers: with 20 series each, and the 30 that they have at most.
+func BenchmarkScrape(b *testing.B) {
+	for _, reasons := range []int{6, 11} {
+		store := exporters.NewStore(exporters.StoreConfig{Limit: 100000, Retention: time.Hour, Now: time.Now})
+		metrics := exporters.NewMetrics(store)
+		fill(metrics, 1000, reasons)
+		handler := New(store, none).Handler()
+		series := strings.Count(ours(scrape(b, handler, acceptText)), "container=\"") / 1000
+		for _, accept := range []string{acceptText, acceptOpenMetrics} {
+			format, _, _ := strings.Cut(accept, ";")
+			b.Run(fmt.Sprintf("%s/series=%d", strings.TrimPrefix(format, "application/"), series), func(b *testing.B) {
+				size := 0
+				for b.Loop() {
+					size = len(scrape(b, handler, accept))
+				}
+				b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/scrape")
+				b.ReportMetric(float64(size), "bytes/scrape")
+			})
+		}
+	}
+}
+
+// fill gives each container traffic on one network, and drops for so many reasons.
+func fill(metrics *exporters.Metrics, containers, reasons int) {
+	var inventory enrich.Inventory
+	var drops []enrich.Drop
+	for i := range containers {
+		identity := enrich.Identity{Stack: fmt.Sprint("stack", i/10), Service: "web", Container: fmt.Sprint("web.", i%10)}
+		inventory.Containers = append(inventory.Containers, enrich.LiveContainer{
+			Container: enrich.Container{ID: fmt.Sprintf("%064x", i), Name: fmt.Sprint("web.", i), Image: "web:1", StartedAt: start},
+			Identity:  identity, Networks: []string{"front"},
+		})
+		kinds := []enrich.Kind{enrich.KindFault, enrich.KindApplication, enrich.KindPolicy, enrich.KindBenign}
+		for r := range reasons {
+			drops = append(drops, enrich.Drop{
+				Drop:     loader.Drop{Reason: fmt.Sprint("REASON_", r), Counts: loader.Counts{Skbs: 1, Packets: 1}},
+				Identity: identity, Scope: enrich.ScopeHost, DeviceKind: "bridge", Direction: enrich.RX, Cause: "filtered",
+				Kind: kinds[r%len(kinds)],
+			})
+		}
+	}
+	metrics.SetInventory(inventory)
+	metrics.AddDrops(drops)
+}
