@@ -17,12 +17,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The host of the tests.
+// hostNetns is the host's own namespace in these tests.
+const hostNetns loader.Netns = 1
+
+// Its own links, by ifindex.
 const (
-	hostNetns  loader.Netns = 1
-	uplink                  = 2  // its only hardware
-	webBridge               = 10 // of the network web
-	backBridge              = 20 // of the network back
+	uplink     = 2  // its only hardware
+	webBridge  = 10 // of the network web
+	backBridge = 20 // of the network back
 )
 
 // world is a host whose clock and namespaces a test moves.

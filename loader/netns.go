@@ -19,7 +19,8 @@ const nsfsMagic = 0x6e736673
 // to a minute.
 var ErrNetnsGone = errors.New("network namespace is gone")
 
-// inNetns runs f on a thread of its own inside the network namespace at path. The thread is not used again.
+// inNetns runs f on a thread of its own inside the network namespace at path. The thread is not used again, but goes
+// back first: a process's first thread never ends, and would keep the namespace and pass for one of its processes.
 // Needs CAP_SYS_ADMIN, and CAP_DAC_READ_SEARCH or ownership of the folder.
 func inNetns(path string, f func() error) error {
 	file, err := os.Open(path)
@@ -40,11 +41,21 @@ func inNetns(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- fmt.Errorf("open own network namespace: %w", err)
+			return
+		}
+		defer home.Close()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
 			return
 		}
-		done <- f()
+		err = f()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("leave network namespace %s: %w", path, back))
+		}
+		done <- err
 	}()
 	return <-done
 }

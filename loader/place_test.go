@@ -45,13 +45,18 @@ func newNamespace(tb testing.TB) namespace {
 	made := make(chan result)
 	go func() {
 		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
+		home, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			made <- result{err: err}
 			return
 		}
+		defer home.Close()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			made <- result{err: err}
+			return
+		}
 		file, err := os.Open("/proc/thread-self/ns/net")
-		made <- result{file, err}
+		made <- result{file, errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))}
 	}()
 	r := <-made
 	if r.err != nil {
@@ -83,6 +88,12 @@ func (n namespace) netns(tb testing.TB) Netns {
 	var number Netns
 	n.do(tb, func() { number = ownNetns(tb) })
 	return number
+}
+
+func (n namespace) inode(tb testing.TB) (inode uint32) {
+	tb.Helper()
+	n.do(tb, func() { inode = ownInode(tb) })
+	return inode
 }
 
 // ownNetns is the number that the programs have for the calling thread's namespace, as the kernel itself tells it.

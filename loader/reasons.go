@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,6 +44,16 @@ func (r *reasons) add(enum *btf.Enum) {
 			r.names[uint32(v.Value)] = name
 		}
 	}
+}
+
+// addSubsystem leaves out values without a subsystem's number: they are no packet's reason, and would rename a core one
+// (qdisc_drop_reason begins with QDISC_DROP_UNSPEC, 0).
+func (r *reasons) addSubsystem(enum *btf.Enum) {
+	own := *enum
+	own.Values = slices.DeleteFunc(slices.Clone(enum.Values), func(v btf.EnumValue) bool {
+		return v.Value>>subsystemShift == 0
+	})
+	r.add(&own)
 }
 
 // reasonName turns an enumerator into the name that people use, and tells those that are no reasons.
@@ -105,7 +116,7 @@ func (r *reasons) addModule(module string) {
 		}
 		enum, ok := t.(*btf.Enum)
 		if ok && strings.HasSuffix(enum.Name, "_drop_reason") && enum.Name != "skb_drop_reason" {
-			r.add(enum)
+			r.addSubsystem(enum)
 		}
 	}
 }

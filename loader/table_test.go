@@ -12,26 +12,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runExactly runs program on frame count times. A signal would interrupt a run that the kernel then does not count to
-// its end, and Go sends many: they wait.
+// runExactly runs program on frame count times.
 func runExactly(tb testing.TB, program *ebpf.Program, frame []byte, count uint32) {
+	tb.Helper()
+	withoutSignals(tb, func() {
+		if _, err := program.Run(&ebpf.RunOptions{Data: frame, Repeat: count}); err != nil {
+			tb.Error(err)
+		}
+	})
+}
+
+// withoutSignals lets signals wait until f is done. One would interrupt a repeated run, which then begins again, and Go
+// sends many.
+func withoutSignals(tb testing.TB, f func()) {
 	tb.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var none, all unix.Sigset_t
+	var all, before unix.Sigset_t
 	for i := range all.Val {
 		all.Val[i] = ^all.Val[i]
 	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &none); err != nil {
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &before); err != nil {
 		tb.Error(err)
 		return
 	}
-	defer func() {
-		if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
-			tb.Error(err)
-		}
-	}()
-	if _, err := program.Run(&ebpf.RunOptions{Data: frame, Repeat: count}); err != nil {
+	f()
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err != nil {
 		tb.Error(err)
 	}
 }
