@@ -6,9 +6,10 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/loader"
-	"golang.org/x/sys/unix"
 )
 
 // maxDropSeries bounds the combinations of device, direction, reason and cause of one container's drops. Beyond it reason and cause become

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// image is the lab's only container image: busybox and the traffic program.
+const image = "lab:1"
+
+// Engine is a Docker engine on the lab host. Its methods are for one goroutine at a time.
+type Engine struct {
+	dir  string
+	cmd  *exec.Cmd
+	log  *os.File
+	Name string // value of DOCKER_HOST
+}
+
+// StartEngine starts a Docker engine with the lab's image in it. When the test ends, its containers are removed and
+// it is stopped. There can be one at a time.
+func StartEngine(tb testing.TB) *Engine {
+	tb.Helper()
+	dir := tempDir(tb)
+	e := &Engine{dir: dir, Name: "unix://" + filepath.Join(dir, "docker.sock")}
+	e.start(tb)
+	tb.Cleanup(func() { e.close(tb) })
+	e.importImage(tb)
+	return e
+}
+
+func (e *Engine) start(tb testing.TB) {
+	tb.Helper()
+	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := filepath.Join(e.dir, "daemon.json") // not the machine's
+	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	e.log = log
+	e.cmd = exec.Command("dockerd", "--config-file", config,
+		"--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
+		"--pidfile", filepath.Join(e.dir, "pid"), "--host", e.Name, "--live-restore")
+	e.cmd.Stdout, e.cmd.Stderr = log, log
+	if err := e.cmd.Start(); err != nil {
+		tb.Fatalf("start dockerd (Debian's docker.io): %v", err)
+	}
+	Eventually(tb, 30*time.Second, "dockerd", func() bool {
+		_, err := try(e.command("version")...)
+		return err == nil
+	})
+}
+
+// Restart stops the daemon and starts it again; its containers go on running.
+func (e *Engine) Restart(tb testing.TB) {
+	tb.Helper()
+	e.stop(tb)
+	e.start(tb)
+}
+
+func (e *Engine) stop(tb testing.TB) {
+	tb.Helper()
+	if err := e.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		tb.Errorf("stop dockerd: %v", err)
+	}
+	if err := e.cmd.Wait(); err != nil {
+		tb.Errorf("stop dockerd: %v", err)
+	}
+	e.log.Close()
+}
+
+// close removes all that the engine made.
+func (e *Engine) close(tb testing.TB) {
+	if ids := strings.Fields(e.Docker(tb, "ps", "-aq")); len(ids) > 0 {
+		e.Docker(tb, append([]string{"rm", "-f"}, ids...)...)
+	}
+	e.Docker(tb, "network", "prune", "-f")
+	e.stop(tb)
+	if tb.Failed() {
+		log, _ := os.ReadFile(filepath.Join(e.dir, "log"))
+		tb.Logf("end of dockerd's log:\n%s", log[max(0, len(log)-2000):])
+	}
+	for _, tables := range []string{"iptables", "ip6tables"} {
+		for _, table := range []string{"raw", "nat", "filter"} {
+			run(tb, tables, "-w", "-t", table, "-F")
+			run(tb, tables, "-w", "-t", table, "-X")
+		}
+		run(tb, tables, "-w", "-P", "FORWARD", "ACCEPT")
+	}
+	run(tb, "ip", "link", "delete", "docker0")
+}
+
+// Docker runs a command of the docker CLI and returns its output without the newline at its end.
+func (e *Engine) Docker(tb testing.TB, args ...string) string {
+	tb.Helper()
+	return strings.TrimSpace(run(tb, e.command(args...)...))
+}
+
+func (e *Engine) command(args ...string) []string {
+	return append([]string{"docker", "--host", e.Name}, args...)
+}
+
+// importImage makes the image from the machine's static busybox and the traffic program.
+func (e *Engine) importImage(tb testing.TB) {
+	tb.Helper()
+	bin := filepath.Join(e.dir, "image", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	for name, source := range map[string]string{"traffic": program(tb, "traffic"), "busybox": "/bin/busybox"} {
+		run(tb, "cp", source, filepath.Join(bin, name))
+	}
+	for _, applet := range []string{"sh", "sleep", "ping"} {
+		if err := os.Symlink("busybox", filepath.Join(bin, applet)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	archive := filepath.Join(e.dir, "image.tar")
+	run(tb, "tar", "-C", filepath.Dir(bin), "-cf", archive, ".")
+	e.Docker(tb, "import", "--change", "ENV PATH=/bin", archive, image)
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirVariable tells a process that it runs on the lab host, and where its files are.
+const dirVariable = "BRIDGEWATCH_LAB_DIR"
+
+// Addresses of the uplink's two ends, and what lies beyond it.
+var (
+	HostAddress     = netip.MustParseAddr("192.0.2.2")
+	OutsideAddress  = netip.MustParseAddr("198.51.100.1")
+	HostAddress6    = netip.MustParseAddr("2001:db8:1::2")
+	OutsideAddress6 = netip.MustParseAddr("2001:db8:2::1")
+)
+
+// Main runs a package's tests on a new lab host and returns the exit code. It needs root.
+//
+// It builds the agent and the traffic program first, where the network can still be reached.
+func Main(m *testing.M) int {
+	if dir := os.Getenv(dirVariable); dir != "" {
+		if err := setUpHost(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "set up lab host:", err)
+			return 1
+		}
+		return m.Run()
+	}
+	code, err := runOnNewHost()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run lab host:", err)
+		return 1
+	}
+	return code
+}
+
+// runOnNewHost runs this program again in namespaces of its own, and then ends all that it left running.
+//
+// A process id namespace would end them by itself. But then the numbers that the kernel's programs see of processes are
+// not those that the agent sees, as they are on a host.
+func runOnNewHost() (code int, err error) {
+	if os.Geteuid() != 0 {
+		return 0, errors.New("the lab makes namespaces and runs Docker: it needs root")
+	}
+	dir, err := os.MkdirTemp("", "bridgewatch-lab-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := build(dir, "traffic", "./e2e/traffic"); err != nil {
+		return 0, err
+	}
+	if err := build(dir, "bridgewatch", "./cmd/bridgewatch"); err != nil {
+		return 0, err
+	}
+
+	// Orphans of the lab become children of this process.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("adopt orphans: %w", err)
+	}
+	defer func() { err = errors.Join(err, endChildren()) }()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	runtime.LockOSThread() // the death signal is tied to the thread
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil
+	}
+	return 0, err
+}
+
+// endChildren kills the children of this process, and then the orphans that they leave, until there are none.
+func endChildren() error {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if errors.Is(err, unix.ECHILD) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("wait for children: %w", err)
+		}
+		stats, err := filepath.Glob("/proc/[0-9]*/stat")
+		if err != nil {
+			return err
+		}
+		for _, file := range stats {
+			stat, err := os.ReadFile(file)
+			if err != nil {
+				continue // ended meanwhile
+			}
+			// PID (NAME) STATE PARENT …
+			fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err == nil && fields[1] == strconv.Itoa(os.Getpid()) {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// build writes the static program of a package of this module to dir.
+func build(dir, name, pkg string) error {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find module: %w", err)
+	}
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
+	cmd.Dir = strings.TrimSpace(string(root))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// setUpHost gives the new namespaces what a host has: file systems, an uplink and a world beyond it.
+func setUpHost(dir string) error {
+	for _, line := range []string{
+		"mount --make-rprivate /",
+		"mkdir -p " + dir + "/cgroup",
+		"mount --rbind /sys/fs/cgroup " + dir + "/cgroup",
+		"mount -t sysfs sysfs /sys", // shows this network namespace
+		"mount --rbind " + dir + "/cgroup /sys/fs/cgroup",
+		"mount -t bpf bpf /sys/fs/bpf",
+		"mount -t tracefs tracefs /sys/kernel/tracing",
+		"mount -t tmpfs tmpfs /run",
+
+		"ip netns attach host " + strconv.Itoa(os.Getpid()),
+		"ip link set lo up",
+		"ip netns add outside",
+		"ip link add eth0 type veth peer name eth0 netns outside",
+		"ip address add 192.0.2.2/24 dev eth0",
+		"ip address add 2001:db8:1::2/64 dev eth0 nodad",
+		"ip link set eth0 up",
+		"ip -n outside link set lo up",
+		"ip -n outside address add 192.0.2.1/24 dev eth0",
+		"ip -n outside address add 2001:db8:1::1/64 dev eth0 nodad",
+		"ip -n outside address add 198.51.100.1/32 dev lo",
+		"ip -n outside address add 2001:db8:2::1/128 dev lo",
+		"ip -n outside link set eth0 up",
+		"ip -n outside route add fd00::/8 via 2001:db8:1::2",
+		"ip route add default via 192.0.2.1",
+		"ip route add default via 2001:db8:1::1",
+		"sysctl -q -w net.ipv6.conf.all.forwarding=1",     // Docker 20.10 leaves it to the operator
+		"sysctl -q -w net.ipv6.conf.default.accept_dad=0", // a bridge's address is good at once
+	} {
+		words := strings.Fields(line)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", line, err, out)
+		}
+	}
+	return nil
+}
+
+// program returns the path of a program that Main built.
+func program(tb testing.TB, name string) string {
+	tb.Helper()
+	dir := os.Getenv(dirVariable)
+	if dir == "" {
+		tb.Fatal("not on a lab host: TestMain must call lab.Main")
+	}
+	return filepath.Join(dir, name)
+}
+
+// tempDir is a short path: Docker keeps unix sockets there, whose paths are limited to 108 bytes.
+func tempDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp(os.Getenv(dirVariable), "")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return dir
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/bridgewatch/bridgewatch/e2e/lab"
+)
+
+// TestLifecycle changes containers, networks and the daemon while traffic is counted.
+func TestLifecycle(t *testing.T) {
+	engine := lab.StartEngine(t)
+	agent := lab.StartAgent(t, engine)
+	frames := lab.CountFrames(t)
+	network := engine.Network(t, "life", "--subnet", "10.92.0.0/24")
+	receiver := engine.Serve(t, "life-receiver", []string{"--network", network}, "udp-listen", port)
+	to := netip.AddrPortFrom(receiver.Addr(t, network, lab.IPv4), port)
+	const count = 100
+	crossed := func(n int) lab.Counted { return frames.From(t, hardwareAddress(nth(to, n))) }
+	await := func(n int, want uint64) {
+		t.Helper()
+		lab.Eventually(t, patience, "the datagrams to be sent", func() bool { return crossed(n).Packets >= want })
+	}
+
+	t.Run("stop, start and restart", func(t *testing.T) {
+		options, command := firstAct(network, 1, to, count)
+		c := engine.Run(t, "life-again", options, append(command, "--stay")...)
+		engine.Docker(t, "stop", "--time", "1", c.Name)
+		engine.Docker(t, "start", c.Name)
+		engine.Docker(t, "restart", "--time", "1", c.Name)
+		await(1, 3*count)
+		requireFrames(t, agent.Scrape(t), c.Name, network, crossed(1), 3*count)
+	})
+
+	t.Run("rename", func(t *testing.T) {
+		options, command := firstAct(network, 2, to, count)
+		c := engine.Run(t, "life-before", options, append(command, "--stay")...)
+		await(2, count)
+		requireFrames(t, agent.Scrape(t), "life-before", network, crossed(2), count)
+		engine.Docker(t, "rename", "life-before", "life-after")
+		t.Cleanup(func() { engine.Docker(t, "rename", "life-after", "life-before") })
+		lab.Eventually(t, patience, "the new name", func() bool {
+			return len(agent.Scrape(t).Select("bridgewatch_container_info", lab.Labels{"container_id": c.ID, "name": "life-after"})) == 1
+		})
+		engine.Inspect(t, "life-after").Send(t, lab.Datagrams{To: to, Count: count})
+		metrics := agent.Scrape(t)
+		both := sum(metrics, "bridgewatch_skbs_total", lab.Labels{"container": "life-before"}, "tx") +
+			sum(metrics, "bridgewatch_skbs_total", lab.Labels{"container": "life-after"}, "tx")
+		if want := crossed(2).Packets; both != want {
+			t.Errorf("counted %d skbs under both names, the bridge saw %d", both, want)
+		}
+		if n := sum(metrics, "bridgewatch_skbs_total", lab.Labels{"container": "life-after"}, "tx"); n < count {
+			t.Errorf("counted %d skbs under the new name, %d were sent", n, count)
+		}
+	})
+
+	t.Run("pause", func(t *testing.T) {
+		options, command := firstAct(network, 3, to, count)
+		c := engine.Run(t, "life-paused", options, append(command, "--stay")...)
+		engine.Docker(t, "pause", c.Name)
+		engine.Docker(t, "unpause", c.Name)
+		c.Send(t, lab.Datagrams{To: to, Count: count})
+		requireFrames(t, agent.Scrape(t), c.Name, network, crossed(3), 2*count)
+	})
+
+	t.Run("network connect and disconnect", func(t *testing.T) {
+		second := engine.Network(t, "life-second", "--subnet", "10.93.0.0/24")
+		far := engine.Serve(t, "life-far", []string{"--network", second}, "udp-listen", port)
+		options, command := firstAct(network, 4, to, count)
+		c := engine.Run(t, "life-moves", options, append(command, "--stay")...)
+		toFar := netip.AddrPortFrom(far.Addr(t, second, lab.IPv4), port)
+		for round := uint64(1); round <= 3; round++ {
+			engine.Docker(t, "network", "connect", "--ip", nth(toFar, 0).String(), second, c.Name)
+			c.Send(t, lab.Datagrams{To: toFar, Count: count})
+			c.Send(t, lab.Datagrams{To: to, Count: count})
+			engine.Docker(t, "network", "disconnect", second, c.Name)
+			requireFrames(t, agent.Scrape(t), c.Name, network, crossed(4), (1+round)*count)
+		}
+		agent.Settle(t) // the second network is news
+		requireFrames(t, agent.Scrape(t), c.Name, second, frames.From(t, hardwareAddress(nth(toFar, 0))), 3*count)
+	})
+
+	t.Run("restart of the daemon", func(t *testing.T) {
+		options, command := firstAct(network, 5, to, count)
+		c := engine.Run(t, "life-lasting", options, append(command, "--stay")...)
+		await(5, count)
+		engine.Restart(t)
+		engine.Inspect(t, c.Name).Send(t, lab.Datagrams{To: to, Count: count})
+		requireFrames(t, agent.Scrape(t), c.Name, network, crossed(5), 2*count)
+		lab.Eventually(t, patience, "the agent to find the daemon again", func() bool {
+			return agent.Scrape(t).Sum("bridgewatch_docker_up", nil) == 1
+		})
+		options, command = firstAct(network, 6, to, count)
+		engine.Run(t, "life-later", options, append(command, "--stay")...)
+		await(6, count)
+		requireFrames(t, agent.Scrape(t), "life-later", network, crossed(6), count)
+	})
+}
+
+// firstAct are the options and the command of a container that does nothing but send, from its first moment on.
+func firstAct(network string, n int, to netip.AddrPort, count int) (options, command []string) {
+	options = []string{"--network", network, "--ip", nth(to, n).String()}
+	return options, lab.Datagrams{To: to, Count: count}.Args()
+}
+
+// nth is the n-th address that a test gives to a container itself, on the network of a listener.
+func nth(listener netip.AddrPort, n int) netip.Addr {
+	a := listener.Addr().As4()
+	a[3] = byte(10 + n)
+	return netip.AddrFrom4(a)
+}
+
+// hardwareAddress is the one that a Docker engine before 28.0 gives to a container with an IPv4 address.
+func hardwareAddress(addr netip.Addr) string {
+	a := addr.As4()
+	return fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
+}
+
+// requireFrames is requireTransmitted for at least a number of datagrams, by what crossed the bridge.
+func requireFrames(t *testing.T, metrics lab.Metrics, name, network string, truth lab.Counted, sent uint64) {
+	t.Helper()
+	if truth.Packets < sent {
+		t.Errorf("%s sent %d datagrams, the bridge saw %d frames", name, sent, truth.Packets)
+	}
+	requireTransmitted(t, metrics, name, network, truth)
+}

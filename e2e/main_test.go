@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"os"
+	"testing"
+
+	"github.com/bridgewatch/bridgewatch/e2e/lab"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(lab.Main(m))
+}

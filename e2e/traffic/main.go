@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Traffic makes counted network traffic and says what it did.
+//
+// It is the only program in the lab's container image, and it also runs outside of containers. Every command
+// prints one JSON report when it is done, so that a test knows exactly how many packets were handed to the kernel.
+// Sends are system calls of this process: no worker of the kernel sends for it.
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// Report is what a command did.
+type report struct {
+	// Sent counts datagrams that the kernel accepted, or connections that were established.
+	Sent int `json:"sent"`
+	// Bytes counts payload bytes of a stream.
+	Bytes int64 `json:"bytes,omitempty"`
+	// Errors counts failed system calls by the name of the error.
+	Errors map[string]int `json:"errors,omitempty"`
+	// Transmitted is what the devices of this namespace have sent since their birth, but for loopback.
+	Transmitted counted `json:"transmitted"`
+}
+
+type counted struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"` // Ethernet headers included
+}
+
+func (r report) print() error {
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+type sleepCommand struct {
+	For time.Duration `arg:"" optional:"" default:"1h" help:"How long to do nothing."`
+}
+
+func (c sleepCommand) Run() error {
+	time.Sleep(c.For)
+	return nil
+}
+
+func main() {
+	var cli struct {
+		UDPSend    udpSend      `cmd:"" name:"udp-send" help:"Send a counted number of datagrams."`
+		UDPListen  udpListen    `cmd:"" name:"udp-listen" help:"Receive datagrams, or leave them in the queue."`
+		TCPConnect tcpConnect   `cmd:"" name:"tcp-connect" help:"Open a counted number of connections."`
+		TCPListen  tcpListen    `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
+		TCPSend    tcpSend      `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
+		Sleep      sleepCommand `cmd:"" help:"Do nothing."`
+	}
+	ctx := kong.Parse(&cli)
+	ctx.FatalIfErrorf(ctx.Run())
+}
