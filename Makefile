@@ -11,7 +11,7 @@ SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
 PACKAGES_LINT     := clang-format-$(LLVM) prometheus
 PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
-PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 conntrack ethtool bpftool prometheus gcc libc6-dev
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ethtool bpftool prometheus gcc libc6-dev
 
 # Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
 export BPF2GO_CC     := clang-$(LLVM)
@@ -77,3 +77,20 @@ setup: ## install the Debian packages that the other targets need
 
 clean: ## remove bin/
 	rm -rf bin
+
+# Kernels are kept in KERNEL_CACHE, which grows to about 1 GB.
+KERNELS      ?= 5.10 6.1 6.12 7
+KERNEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bridgewatch/kernels
+PACKAGES_VM  := qemu-system-x86 busybox-static kmod cpio xz-utils zstd
+export KERNEL_CACHE
+
+.PHONY: test-kernels
+test-kernels: ## the loader's tests on Debian's kernels (KERNELS), in virtual machines
+	@.ci/setup $(PACKAGES_VM)
+	e2e/vm/fetch-kernels.sh $(KERNELS)
+	CGO_ENABLED=0 go test -c -o bin/loader.test ./loader
+	@cd loader; failed=; for kernel in $(KERNELS); do \
+		echo "kernel $$kernel:"; \
+		$(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) ../e2e/vm/run.sh $$kernel ../bin/loader.test -test.timeout 8m || failed="$$failed $$kernel"; \
+	done; \
+	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }

@@ -194,21 +194,23 @@ static __always_inline void locate(struct sk_buff *skb, const struct sock *rx_sk
 	const struct dst_entry *dst = (void *)(skb->_skb_refdst & ~1UL);
 	const struct net_device *route_device = NULL;
 	struct device_place device = {};
-	bool has_socket = false;
+	const struct net *socket_net = NULL;
 
-	if (skb->sk)
-		has_socket = true;
-	barrier_var(has_socket); /* or the compiler computes with the pointer, which the verifier forbids */
 	if (in_kernel(dst)) {
 		route_device = BPF_CORE_READ(dst, dev);
 		if (!in_kernel(route_device))
 			route_device = NULL;
 	}
 	read_device_place(skb, &device);
-	place->out = skb->skb_iif == 0 && (has_socket || dst);
+	if (skb->skb_iif == 0)
+		socket_net = net_of_socket(BPF_CORE_READ(skb, sk));
+	place->out = skb->skb_iif == 0 && (socket_net || dst);
 	place->net = find_net(skb, rx_sk, route_device, device.net, place->out);
 	if (!place->net)
 		return;
+	/* A packet takes its socket along into the next namespace, which has not made it. */
+	if (!dst && socket_net != place->net)
+		place->out = false;
 	place->ct = conntrack_of(skb);
 	if ((__u64)place->net == device.net) {
 		place->netns = device.netns;
@@ -307,11 +309,11 @@ static __always_inline struct cgroup *cgroup_of_socket(const struct sock *sk)
 static __always_inline void read_owner(struct sk_buff *skb, const struct place *place, struct drop_value *value)
 {
 	const struct net *net = place->net;
-	const struct sock *sk = skb->sk;
+	const struct sock *sk = BPF_CORE_READ(skb, sk);
 	struct task_struct *task;
 	struct cgroup *cgroup;
 
-	if (!net || !in_kernel(sk) || BPF_CORE_READ(net, ns.inum) != config.host_netns)
+	if (!net || net_of_socket(sk) != net || BPF_CORE_READ(net, ns.inum) != config.host_netns)
 		return;
 	cgroup = cgroup_of_socket(sk);
 	if (in_kernel(cgroup) && read_container_cgroup(cgroup, value->cgroup))

@@ -9,6 +9,7 @@
 #include "include/kernel.h"
 #include "exec.h"
 #include "netns.bpf.h"
+#include "veth.bpf.h"
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
@@ -32,7 +33,27 @@ struct {
 	__type(value, __u64);
 } exec_lost SEC(".maps");
 
-/* Fills process and tells whether it is one: in a namespace of its own, and in a container's cgroup or any. */
+/* Notes the veths of net whose other end is in the host's namespace: through them the container will send. */
+static __always_inline void read_ports(struct net *net, struct exec_port ports[EXEC_PORTS])
+{
+	struct list_head *head = (void *)net + bpf_core_field_offset(net->dev_base_head);
+	struct list_head *entry = BPF_CORE_READ(net, dev_base_head.next);
+	struct net_device *device, *peer;
+	__u32 found = 0;
+
+	for (int i = 0; i < NETDEV_SCAN && entry && entry != head && found < EXEC_PORTS; i++) {
+		device = (void *)entry - bpf_core_field_offset(device->dev_list);
+		entry = BPF_CORE_READ(entry, next);
+		peer = veth_peer(device);
+		if (!peer || BPF_CORE_READ(peer, nd_net.net, ns.inum) != config.host_netns)
+			continue;
+		ports[found & (EXEC_PORTS - 1)].ifindex = BPF_CORE_READ(device, ifindex);
+		ports[found & (EXEC_PORTS - 1)].peer = BPF_CORE_READ(peer, ifindex);
+		found++;
+	}
+}
+
+/* Fills process and tells whether it is one, with a namespace. */
 static __always_inline bool describe(struct task_struct *task, struct exec_process *process)
 {
 	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
@@ -43,6 +64,8 @@ static __always_inline bool describe(struct task_struct *task, struct exec_proce
 	process->netns = netns_of(net);
 	process->pid = BPF_CORE_READ(task, tgid);
 	read_task_container(task, process->cgroup);
+	if (process->netns_inode != config.host_netns)
+		read_ports(net, process->ports);
 	return true;
 }
 

@@ -10,11 +10,20 @@ struct exec_config {
 	__u32 pad;
 };
 
+#define EXEC_PORTS 4
+
+/* A veth of a namespace whose other end is in the host's. */
+struct exec_port {
+	__u32 ifindex;
+	__u32 peer; /* ifindex of the other end; 0: no port */
+};
+
 /* A process in a network namespace that is not the host's. */
 struct exec_process {
 	__u64 netns; /* cookie, or inode number where the kernel has no cookies */
 	__u32 netns_inode;
 	__u32 pid; /* thread group, in the initial pid namespace */
+	struct exec_port ports[EXEC_PORTS];
 	char cgroup[80]; /* nearest cgroup whose name can carry a container's ID, "" if there is none */
 };
 

@@ -21,7 +21,7 @@ func TestChurn(t *testing.T) {
 	const containers, parallel, count = 200, 4, 50
 	engine := lab.StartEngine(t)
 	// Longer than the 15 s for which a new series shows its zero, so that each container's count can be seen.
-	agent := lab.StartAgent(t, engine, "--metrics.retention=20s")
+	agent := lab.StartAgent(t, engine, "--metrics.retention=30s")
 	network := engine.Network(t, "churn", "--subnet", "10.94.0.0/24")
 	options := []string{"--network", network}
 	receiver := engine.Serve(t, "receiver", options, "udp-listen", port)

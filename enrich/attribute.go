@@ -56,6 +56,13 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	default:
 		drop.Scope = ScopeUnknown
 	}
+	if drop.Cause == causeVethDown {
+		// A container that stops takes its link down a moment before the engine says so: wait for that.
+		final = false
+		if s.receiverEnded(&d) {
+			drop.Cause, drop.Kind = "peer-ended", KindApplication
+		}
+	}
 	if found.member == nil {
 		return drop, final
 	}
@@ -95,28 +102,68 @@ func (s *State) victimInside(owner string, d *loader.Drop) victim {
 // came in by, the port it was to leave by, the sender's MAC on that bridge, and last the addresses, as they really are
 // behind NAT. Nobody at all is final unless a link is not yet known to be anybody's.
 func (s *State) victimOnHost(d *loader.Drop) (victim, bool) {
-	if m := s.members[containerID.FindString(d.Cgroup)]; m != nil && d.Cgroup != "" {
+	if m := s.memberOnHost(d.Cgroup); m != nil {
 		return victim{member: m}, true
 	}
 	for _, side := range []struct {
 		device    int
 		direction Direction
-	}{{d.InDevice, TX}, {d.Device, RX}} {
+	}{{d.InDevice, TX}, {d.Device, s.sideOf(d)}} {
 		p := s.links[side.device]
-		if p == nil || p.Kind != "veth" {
+		if p == nil || !p.leadsToContainer() {
 			continue
 		}
 		if m := s.members[p.owner]; m != nil {
 			return victim{member: m, network: s.networkOfBridge(p.Master), direction: side.direction}, true
 		}
-		if p.PeerNetnsID >= 0 {
-			return victim{}, false
-		}
+		return victim{}, false
 	}
 	if v, ok := s.victimByMAC(d); ok {
 		return v, true
 	}
 	return s.victimByAddress(d), true
+}
+
+// receiverEnded tells whether the container that a packet was for is no more.
+func (s *State) receiverEnded(d *loader.Drop) bool {
+	m := s.index().mac(s.networkOfBridge(d.Device), d.DestinationMAC)
+	if p := s.links[d.Device]; m == nil && p != nil {
+		m = s.index().mac(s.networkOfBridge(p.Master), d.DestinationMAC)
+	}
+	if m == nil {
+		m = s.memberByAddress(d.Destination)
+	}
+	return m == nil || !m.alive()
+}
+
+// memberOnHost finds the container on the host's network that has the cgroup. A container with a namespace of its own is
+// found by what its packets passed, which tells the network too.
+func (s *State) memberOnHost(cgroup string) *member {
+	m := s.members[containerID.FindString(cgroup)]
+	if cgroup == "" || m == nil {
+		return nil
+	}
+	if m.onHost() {
+		return m
+	}
+	if owner := s.member(m.sharedWith()); owner != nil && owner.onHost() {
+		return owner
+	}
+	return nil
+}
+
+// sideOf tells which way a packet crossed the device that it was dropped at, as the container behind it sees it. One that
+// has not come in by any device yet, nor was made here, was just coming out of it.
+func (s *State) sideOf(d *loader.Drop) Direction {
+	if d.InDevice == 0 && !d.Outgoing {
+		return TX
+	}
+	return RX
+}
+
+// leadsToContainer tells a container's veth from one that joins the host to something else, as an uplink may be.
+func (p *port) leadsToContainer() bool {
+	return p.Kind == "veth" && (p.owner != "" || p.Master != 0 && p.PeerNetnsID >= 0)
 }
 
 func (s *State) victimByMAC(d *loader.Drop) (victim, bool) {
@@ -158,7 +205,7 @@ func (s *State) victimByAddress(d *loader.Drop) victim {
 
 // directionOf a packet whose addresses are translated: what came in by hardware was on its way to the container.
 func (s *State) directionOf(d *loader.Drop) Direction {
-	if p := s.links[d.InDevice]; p != nil && s.networkOfBridge(d.InDevice) == "" && p.Kind != "veth" {
+	if p := s.links[d.InDevice]; p != nil && s.networkOfBridge(d.InDevice) == "" && !p.leadsToContainer() {
 		return RX
 	}
 	return TX
@@ -211,6 +258,9 @@ func (s *State) deviceKind(d *loader.Drop) string {
 	}
 	if d.DeviceName == "lo" {
 		return "loopback"
+	}
+	if p := s.links[d.Device]; d.Netns == s.config.Host && p != nil && p.Kind == "veth" && p.owner == "" && p.Master == 0 {
+		return "underlay"
 	}
 	switch d.DeviceKind {
 	case "veth", "bridge", "vxlan":

@@ -23,6 +23,9 @@ const (
 // CauseUnknown is the cause of a drop that no rule explains. It counts as a fault, so that it is seen.
 const CauseUnknown = "unknown"
 
+// causeVethDown is a bridge port that does not take a packet. Whether that is anybody's fault depends on who is behind it.
+const causeVethDown = "veth-down"
+
 // rule maps what the kernel says to what it means. Empty fields match everything.
 type rule struct {
 	reason   string
@@ -114,8 +117,8 @@ var rules = []rule{
 	{reason: "ICMP_CSUM", cause: "csum-offload", kind: KindFault},
 	{reason: "SKB_CSUM", cause: "csum-offload", kind: KindFault},
 	{reason: "IPV6DISABLED", cause: "v6-disabled", kind: KindFault},
-	{reason: "NO_TX_TARGET", function: "br_handle_frame_finish", cause: "veth-down", kind: KindFault},
-	{reason: "DEV_READY", cause: "veth-down", kind: KindFault},
+	{reason: "NO_TX_TARGET", function: "br_handle_frame_finish", cause: causeVethDown, kind: KindFault},
+	{reason: "DEV_READY", cause: causeVethDown, kind: KindFault},
 	{reason: "CPU_BACKLOG", cause: "cpu-backlog", kind: KindFault},
 	{reason: "QDISC_DROP", cause: "qdisc", kind: KindFault},
 	{reason: "QDISC_OVERLIMIT", cause: "qdisc", kind: KindFault},

@@ -38,7 +38,16 @@ type Docker struct {
 	options []client.Opt
 	api     *client.Client // of the current connection
 	state   *State
-	note    func(DockerStatus)
+	hooks   DockerHooks
+}
+
+// DockerHooks are called by the one goroutine that follows the engine.
+type DockerHooks struct {
+	// Note is told when the connection comes and goes.
+	Note func(DockerStatus)
+	// Settle is called before anything is taken in that may give an address to another container: what was counted up
+	// to now must be attributed first. Docker hands out the addresses of the dead again at once.
+	Settle func()
 }
 
 // DockerStatus is the state of the connection to the engine.
@@ -48,9 +57,9 @@ type DockerStatus struct {
 }
 
 // OpenDocker finds the engine as the docker command does (DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_TLS_VERIFY). It does
-// not connect. note is told when the connection comes and goes; it is called by one goroutine.
-func OpenDocker(state *State, note func(DockerStatus)) (*Docker, error) {
-	d := &Docker{options: []client.Opt{client.FromEnv}, state: state, note: note}
+// not connect.
+func OpenDocker(state *State, hooks DockerHooks) (*Docker, error) {
+	d := &Docker{options: []client.Opt{client.FromEnv}, state: state, hooks: hooks}
 	if err := d.renew(); err != nil {
 		return nil, err
 	}
@@ -85,7 +94,7 @@ func (d *Docker) Run(ctx context.Context) error {
 		if errors.Is(err, ErrUnsupportedEngine) {
 			return err
 		}
-		d.note(DockerStatus{Err: err})
+		d.hooks.Note(DockerStatus{Err: err})
 		if connected {
 			wait = retryFirst
 		}
@@ -118,12 +127,15 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	if err := d.list(ctx); err != nil {
 		return false, err
 	}
-	d.note(DockerStatus{Version: version})
+	d.hooks.Note(DockerStatus{Version: version})
 	relist := time.NewTicker(relistPeriod)
 	defer relist.Stop()
 	for {
 		select {
 		case message := <-stream.Messages:
+			if movesAddresses(message) {
+				d.hooks.Settle()
+			}
 			d.handle(ctx, message)
 		case err := <-stream.Err:
 			return true, fmt.Errorf("follow docker events: %w", err)
@@ -214,6 +226,7 @@ func (d *Docker) list(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	d.hooks.Settle()
 	d.state.SetContainers(containers, begun)
 	return nil
 }
@@ -240,6 +253,15 @@ func (d *Docker) inspect(ctx context.Context, id string) (Container, error) {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, err)
 	}
 	return newContainer(result.Container), nil
+}
+
+// movesAddresses tells the events around which an address goes from one container to another.
+func movesAddresses(e events.Message) bool {
+	switch e.Action {
+	case events.ActionDie, events.ActionConnect, events.ActionDisconnect:
+		return true
+	}
+	return false
 }
 
 // handle takes in one event. What cannot be asked for is left to the next listing.
@@ -388,7 +410,7 @@ func newNetwork(n network.Network) Network {
 
 // CheckDocker connects to the engine once and returns its version.
 func CheckDocker(ctx context.Context) (version string, err error) {
-	d, err := OpenDocker(NewState(Config{Now: time.Now}), func(DockerStatus) {})
+	d, err := OpenDocker(NewState(Config{Now: time.Now}), DockerHooks{})
 	if err != nil {
 		return "", err
 	}

@@ -298,6 +298,9 @@ func (s *State) Process(p loader.Process) {
 		// then the number is that of a dead namespace, used again.
 		if bound == m || m == nil || m.sketch {
 			bound.seen = s.config.Now()
+			if bound == m {
+				s.bindPorts(m, p.Ports[:]) // it may be on another network since
+			}
 			return
 		}
 	}
@@ -310,7 +313,30 @@ func (s *State) Process(p loader.Process) {
 	m.netnsID = -1
 	m.PID = p.PID
 	m.died = time.Time{}
+	s.bindPorts(m, p.Ports[:])
 	s.bindNetnsID(m)
+}
+
+// bindPorts takes the host's ends of a container's veths for the container's, if need be before they are known to be
+// there, and learns the number of its namespace from them. It needs no process that still lives, and no process numbers,
+// which an agent in a process namespace of its own does not share.
+func (s *State) bindPorts(m *member, ports []loader.Port) {
+	for _, found := range ports {
+		if found.Peer == 0 {
+			continue
+		}
+		p := s.links[found.Peer]
+		if p == nil {
+			p = &port{Link: loader.Link{Index: found.Peer, Kind: "veth", Peer: found.Index, PeerNetnsID: -1}}
+			s.links[found.Peer] = p
+		}
+		if p.owner == "" {
+			p.owner = m.ID
+		}
+		if p.PeerNetnsID >= 0 {
+			m.netnsID = p.PeerNetnsID
+		}
+	}
 }
 
 func (s *State) memberByPID(pid int) string {
@@ -329,9 +355,12 @@ func (s *State) member(id string) *member {
 
 // bindNetnsID learns the number of a container's namespace, and takes the links that lead there for the container's.
 func (s *State) bindNetnsID(m *member) {
-	number, err := s.config.NetnsID(m.PID)
-	if err != nil || number < 0 {
-		return // no link leads there yet, or the process is gone
+	number := m.netnsID
+	if number < 0 {
+		var err error
+		if number, err = s.config.NetnsID(m.PID); err != nil || number < 0 {
+			return // no link leads there yet, or the process is gone
+		}
 	}
 	m.netnsID = number
 	for _, p := range s.links {
@@ -381,7 +410,13 @@ func (s *State) LinkChanged(change loader.LinkChange) {
 	}
 	p.Link = change.Link
 	p.gone = time.Time{}
-	if p.owner == "" && p.PeerNetnsID >= 0 && p.Kind == "veth" {
+	if p.PeerNetnsID < 0 || p.Kind != "veth" {
+		return
+	}
+	if m := s.members[p.owner]; m != nil && m.alive() && m.netnsID < 0 {
+		m.netnsID = p.PeerNetnsID
+	}
+	if p.owner == "" {
 		p.owner = s.ownerOf(p.PeerNetnsID)
 	}
 }

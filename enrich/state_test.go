@@ -158,6 +158,19 @@ func TestSharedNamespace(t *testing.T) {
 	})
 }
 
+// A container that is created, and of which no more is known, is not taken for the owner of the namespace that it joins.
+func TestJoinerBeforeItIsKnown(t *testing.T) {
+	w := newWorld(t)
+	owner := w.connected(on(w.container("alpha"), "web", "172.30.1.2"), webBridge, 11)
+	w.SketchContainer(Container{ID: idOf("sidecar"), Name: "sidecar"})
+	w.Process(processOf("sidecar", 11))
+	w.wantNetnsOwner(11, "alpha")
+	joiner := w.container("sidecar")
+	joiner.NetworkMode = "container:" + owner.ID
+	w.PutContainer(joiner)
+	w.wantNetnsOwner(11, "alpha")
+}
+
 func TestHostNetworkOwnsNothing(t *testing.T) {
 	w := newWorld(t)
 	c := w.container("router")

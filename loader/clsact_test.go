@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -203,6 +205,60 @@ func TestPassesOn(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Somebody else's verdict hides no packet from us, though theirs was there first.
+func TestFirstInLine(t *testing.T) {
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			enterFreshNetns(t)
+			inside := newNamespace(t)
+			outside := vethPair(t, inside)
+			flows, dropper := mustOpenFlows(t, 0), newDropper(t)
+			flows.clsact = clsact || !haveTCX(t)
+			if flows.clsact {
+				addClsact(t, outside)
+				addForeignFilter(t, outside, dropper)
+			} else {
+				foreign, err := link.AttachTCX(link.TCXOptions{
+					Interface: outside.Index, Program: dropper, Attach: ebpf.AttachTCXIngress,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer mustClose(t, foreign)
+			}
+			id := mustWatchOutside(t, flows, outside, true)
+			inside.do(t, func() { sendFrames(t, "inside", conversations(t, 10)...) })
+			if _, tx := carried(of(mustRead(t, flows.Read), id)); tx.Skbs != 10 {
+				t.Errorf("%d packets, want 10", tx.Skbs)
+			}
+		})
+	}
+}
+
+// newDropper loads a program that drops everything.
+func newDropper(tb testing.TB) *ebpf.Program {
+	tb.Helper()
+	const shot = 2 // TCX_DROP, TC_ACT_SHOT
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, shot), asm.Return()},
+	})
+	if err != nil {
+		fatalLoad(tb, err)
+	}
+	tb.Cleanup(func() { mustClose(tb, program) })
+	return program
+}
+
+func addClsact(tb testing.TB, l Link) {
+	tb.Helper()
+	err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: l.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	if err != nil {
+		tb.Fatal(err)
 	}
 }
 

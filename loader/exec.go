@@ -19,8 +19,17 @@ import (
 type Process struct {
 	Netns      Netns
 	NetnsInode uint32
-	PID        int    // of the thread group, as the host numbers it
-	Cgroup     string // name of the nearest cgroup that can be a container's; "" if there is none
+	PID        int            // of the thread group, as the host numbers it
+	Ports      [maxPorts]Port // the namespace's veths that lead to the host's; those not in use are zero
+	Cgroup     string         // name of the nearest cgroup that can be a container's; "" if there is none
+}
+
+const maxPorts = 4
+
+// Port is a veth of a container's namespace and its other end in the host's.
+type Port struct {
+	Index int // ifindex in the container
+	Peer  int // ifindex in the host's namespace
 }
 
 // Execs tells which processes, and so which containers, live in which network namespace.
@@ -119,7 +128,11 @@ func (e *Execs) Run(ctx context.Context, started func(Process)) error {
 }
 
 func (r *execExecProcess) process() Process {
-	return Process{Netns: Netns(r.Netns), NetnsInode: r.NetnsInode, PID: int(r.Pid), Cgroup: text(r.Cgroup[:])}
+	process := Process{Netns: Netns(r.Netns), NetnsInode: r.NetnsInode, PID: int(r.Pid), Cgroup: text(r.Cgroup[:])}
+	for i, p := range r.Ports {
+		process.Ports[i] = Port{Index: int(p.Ifindex), Peer: int(p.Peer)}
+	}
+	return process
 }
 
 // Losses says how many starts the ring had no room for.

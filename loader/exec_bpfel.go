@@ -24,7 +24,12 @@ type execExecProcess struct {
 	Netns      uint64
 	NetnsInode uint32
 	Pid        uint32
-	Cgroup     [80]int8
+	Ports      [4]struct {
+		_       structs.HostLayout
+		Ifindex uint32
+		Peer    uint32
+	}
+	Cgroup [80]int8
 }
 
 // Names of all BPF objects in the ELF.

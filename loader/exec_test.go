@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // containerID looks like one.
@@ -107,11 +109,11 @@ func TestExecsNameContainers(t *testing.T) {
 				want := Process{
 					Netns: inside.netns(t), NetnsInode: inside.inode(t), PID: cmd.Process.Pid, Cgroup: tc.want,
 				}
-				if got != want {
-					t.Errorf("reported %+v, want %+v", got, want)
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("reported (-want +got):\n%s", diff)
 				}
-				if running := mustRead(t, execs.Running); !slices.Contains(running, want) {
-					t.Errorf("not listed: %+v", want)
+				if diff := cmp.Diff(want, listed(t, execs, cmd.Process.Pid)); diff != "" {
+					t.Errorf("listed (-want +got):\n%s", diff)
 				}
 				if losses, err := execs.Losses(); err != nil || len(losses) != 1 || losses[0] != (Loss{Place: "ring_full"}) {
 					t.Errorf("losses %+v, %v", losses, err)
@@ -143,20 +145,52 @@ func runExecs(tb testing.TB, execs *Execs) <-chan Process {
 	return started
 }
 
+// listed is a process as the list of all has it.
+func listed(tb testing.TB, execs *Execs, pid int) Process {
+	tb.Helper()
+	running := mustRead(tb, execs.Running)
+	i := slices.IndexFunc(running, func(p Process) bool { return p.PID == pid })
+	if i < 0 {
+		tb.Fatalf("process %d is not listed", pid)
+	}
+	return running[i]
+}
+
+// A container that has its veth before it starts its program, as Docker's have, is known by it.
+func TestExecsKnowPorts(t *testing.T) {
+	enterFreshNetns(t)
+	inside := newNamespace(t)
+	outside := vethPair(t, inside)
+	execs := mustOpenExecs(t)
+	started := runExecs(t, execs)
+	cgroup := newCgroup(t, hierarchies(t)[0], containerID)
+	var cmd *exec.Cmd
+	inside.do(t, func() { cmd = startIn(t, cgroup, false) })
+	var got Process
+	select {
+	case got = <-started:
+	case <-time.After(5 * time.Second):
+		t.Fatal("no process was reported")
+	}
+	var want Process
+	want.Ports[0] = Port{Index: indexIn(t, inside, "inside"), Peer: outside.Index}
+	if diff := cmp.Diff(want.Ports, got.Ports); diff != "" || got.PID != cmd.Process.Pid {
+		t.Errorf("reported ports of process %d (-want +got):\n%s", got.PID, diff)
+	}
+	if diff := cmp.Diff(want.Ports, listed(t, execs, cmd.Process.Pid).Ports); diff != "" {
+		t.Errorf("listed ports (-want +got):\n%s", diff)
+	}
+}
+
 func TestRunningListsOwnProcess(t *testing.T) {
 	execs := mustOpenExecs(t)
-	running := mustRead(t, execs.Running)
-	i := slices.IndexFunc(running, func(p Process) bool { return p.PID == os.Getpid() })
-	if i < 0 {
-		t.Fatal("own process is not listed")
-	}
 	file, err := os.Open("/proc/self/ns/net") // the first thread's, which may not be this one's
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
 	own := namespace{file}
-	if got := running[i]; got.Netns != own.netns(t) || got.NetnsInode != own.inode(t) {
+	if got := listed(t, execs, os.Getpid()); got.Netns != own.netns(t) || got.NetnsInode != own.inode(t) {
 		t.Errorf("listed as %+v, want namespace %d, inode %d", got, own.netns(t), own.inode(t))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,9 +35,21 @@ func TestInNetns(t *testing.T) {
 // Nobody who enters namespaces stays in one: not even on the first thread, which cannot end.
 func TestInNetnsLeavesNoThreadBehind(t *testing.T) {
 	inside := newNamespace(t)
-	for range 50 {
-		inside.do(t, func() {})
+	var entered, left sync.WaitGroup
+	entered.Add(50)
+	for range 50 { // at a time, so that no thread of the process is spared
+		left.Go(func() {
+			err := inNetns(inside.path(), func() error {
+				entered.Done()
+				entered.Wait()
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
+	left.Wait()
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(inside.file.Fd()), &stat); err != nil {
 		t.Fatal(err)

@@ -188,7 +188,12 @@ func samples(tb testing.TB) []sample {
 	add("ipv4 with options", inIPv4(layers.IPProtocolTCP).tcp(), ethernet(ip), options, tcp(), payload)
 	add("ipv4 first fragment", udp4.ports(40000, 53), ethernet(ip),
 		with(func(l *layers.IPv4) { l.Flags = layers.IPv4MoreFragments }), udp(53), payload)
-	add("ipv4 later fragment", udp4.fragment(), ethernet(ip), with(func(l *layers.IPv4) { l.FragOffset = 185 }), payload)
+	for _, offset := range []uint16{1, 0x100, 0x1000} {
+		add(fmt.Sprintf("ipv4 later fragment %#x", offset), udp4.fragment(), ethernet(ip),
+			with(func(l *layers.IPv4) { l.FragOffset = offset }), payload)
+		add(fmt.Sprintf("ipv6 later fragment %#x", offset), udp6.fragment(), ethernet(ip6), ipv6(layers.IPProtocolIPv6Fragment),
+			fragment(layers.IPProtocolUDP, offset), payload)
+	}
 	add("ipv6 tcp", inIPv6(layers.IPProtocolTCP).tcp(), ethernet(ip6), ipv6(layers.IPProtocolTCP), tcp(), payload)
 	add("ipv6 udp", udp6.ports(40000, 53), ethernet(ip6), ipv6(layers.IPProtocolUDP), udp(53), payload)
 	add("ipv6 sctp", inIPv6(layers.IPProtocolSCTP).ports(5000, 6000), ethernet(ip6), ipv6(layers.IPProtocolSCTP),
@@ -202,8 +207,6 @@ func samples(tb testing.TB) []sample {
 		fragment(layers.IPProtocolTCP, 0), tcp(), payload)
 	add("ipv6 first fragment", udp6.ports(40000, 53), ethernet(ip6), ipv6(layers.IPProtocolIPv6Fragment),
 		fragment(layers.IPProtocolUDP, 0), udp(53), payload)
-	add("ipv6 later fragment", udp6.fragment(), ethernet(ip6), ipv6(layers.IPProtocolIPv6Fragment),
-		fragment(layers.IPProtocolUDP, 181), payload)
 	add("ipv6 too many extensions", inIPv6(layers.IPProtocolIPv6Destination).unparsed(), pile...)
 	add("arp", headers{EtherType: uint16(layers.EthernetTypeARP), Source: v4a, Destination: v4b},
 		ethernet(layers.EthernetTypeARP), arp())

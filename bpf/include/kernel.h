@@ -149,8 +149,13 @@ struct ns_common {
 };
 
 /* Before 5.12 net_cookie is an atomic64_t, filled on demand: CO-RE then finds no __u64 of that name. */
+struct list_head {
+	struct list_head *next;
+};
+
 struct net {
 	struct ns_common ns;
+	struct list_head dev_base_head;
 	struct net_device *loopback_dev;
 	__u64 net_cookie;
 };
@@ -167,6 +172,7 @@ struct net_device {
 	int ifindex;
 	possible_net_t nd_net;
 	char name[16];
+	struct list_head dev_list; /* of all devices of nd_net */
 	const struct rtnl_link_ops *rtnl_link_ops;
 };
 

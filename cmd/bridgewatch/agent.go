@@ -72,7 +72,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand) (*a
 	for _, p := range processes {
 		a.state.Process(p)
 	}
-	if a.docker, err = enrich.OpenDocker(a.state, a.engineChanged); err != nil {
+	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{Note: a.engineChanged, Settle: a.collect}); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil

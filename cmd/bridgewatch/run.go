@@ -22,6 +22,9 @@ import (
 	"github.com/bridgewatch/bridgewatch/exporters/prometheus"
 )
 
+// minRetention leaves a series that begins with its container's end the time to be seen, at 0 and then with its value.
+const minRetention = 30 * time.Second
+
 // shutdownTimeout is how long requests under way may take when the agent ends.
 const shutdownTimeout = 3 * time.Second
 
@@ -45,8 +48,8 @@ func (c *runCommand) validate() error {
 		return errors.New("--metrics.series-limit must be at least 1000")
 	case c.FlowTable < 1024 || c.DropTable < 1024:
 		return errors.New("--flow.table-size and --drop.table-size must be at least 1024")
-	case c.Retention < time.Second:
-		return errors.New("--metrics.retention must be at least 1s")
+	case c.Retention < minRetention:
+		return fmt.Errorf("--metrics.retention must be at least %s: a new series shows 0 for its first 15 s", minRetention)
 	}
 	if c.WebConfig != "" {
 		if err := web.Validate(c.WebConfig); err != nil {

@@ -19,9 +19,9 @@ extract_vmlinux() { # VMLINUZ
     local magic offset
     for magic in '\xfd7zXZ\x00:xz -dc --single-stream' '\x28\xb5\x2f\xfd:zstd -dcq' '\x1f\x8b\x08:gzip -dc'; do
         for offset in $(LC_ALL=C grep -aobP "${magic%%:*}" "$1" | cut -d: -f1); do
-            tail -c "+$((offset + 1))" "$1" | ${magic#*:} >"$1.elf" 2>/dev/null || true
-            if [[ $(head -c4 "$1.elf" | tr -d '\0') == $'\x7fELF' ]]; then
-                cat "$1.elf"
+            tail -c "+$((offset + 1))" "$1" | ${magic#*:} >"$work/elf" 2>/dev/null || true
+            if [[ $(head -c4 "$work/elf" | tr -d '\0') == $'\x7fELF' ]]; then
+                cat "$work/elf"
                 return
             fi
         done
@@ -31,9 +31,9 @@ extract_vmlinux() { # VMLINUZ
 }
 
 fetch() { # NAME
-    local dir=$cache/$1 suite=${suites[$1]:?unknown kernel $1} work release version package
+    local dir=$cache/$1 suite=${suites[$1]:?unknown kernel $1} release version package
     [[ ! -s $dir/release ]] || return 0
-    work=$(mktemp -d)
+    rm -rf "${work:?}"/*
     mkdir -p "$work"/{lists/partial,archives/partial,root,deb} "$dir"
     echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
     # apt with lists of its own: the machine's stay as they are.
@@ -44,9 +44,10 @@ fetch() { # NAME
     package=$(apt-cache "${apt[@]}" depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n1)
     release=${package#linux-image-}
     version=$(apt-cache "${apt[@]}" show "$package" | sed -n 's/^Version: //p' | head -n1)
-    # Since 7 the image is in three packages.
+    # Since 7 the image is in several packages.
     local packages=()
-    for package in "linux-image-$release" "linux-binary-$release" "linux-modules-$release"; do
+    for package in "linux-image-$release" "linux-binary-$release" "linux-modules-$release" \
+        "linux-base-$release"; do
         [[ -z $(apt-cache "${apt[@]}" show "$package" 2>/dev/null) ]] || packages+=("$package=$version")
     done
     echo "fetch-kernels: $1: ${packages[*]}" >&2
@@ -60,9 +61,10 @@ fetch() { # NAME
     extract_vmlinux "$(find "$work/root" "$dir/lib" -name 'vmlinuz*' -type f -print -quit)" >"$dir/vmlinux"
     depmod -b "$dir" "$release"
     echo "$release" >"$dir/release" # last: the rest is complete
-    rm -rf "$work"
 }
 
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 for name in "$@"; do
     fetch "$name"
 done

@@ -92,6 +92,7 @@ share() { # TAG FOLDER [OPTION]
     echo "-fsdev local,id=$1,path=$2,security_model=passthrough${3:-} -device virtio-9p-pci,fsdev=$1,mount_tag=$1"
 }
 
+# The output goes through a pipe: QEMU would write a file from its beginning.
 # shellcheck disable=SC2046 # each is several words
 timeout "${LIMIT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57=off -M q35 -smp 2 -m 2048 \
     -nodefaults -no-user-config -display none -no-reboot \
@@ -100,7 +101,7 @@ timeout "${LIMIT:-600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max,la57
     $(share shared "$work/shared") $(share root / ,readonly=on,multidevs=remap) \
     $(share modules "$kernel/lib/modules/$release" ,readonly=on) \
     -kernel "$kernel/vmlinux" -initrd "$work/initrd" -append 'console=ttyS0 quiet panic=-1 mitigations=off nokaslr
-        tsc=reliable no_timer_check cryptomgr.notests audit=0 apparmor=0 random.trust_cpu=on' </dev/null | cat || exit # a pipe: qemu would write a file from its beginning
+        tsc=reliable no_timer_check cryptomgr.notests audit=0 apparmor=0 random.trust_cpu=on' </dev/null | cat || exit
 if [[ ! -s $work/shared/status ]]; then
     echo "run.sh: kernel $release came to an untimely end:" >&2
     tail -n 40 "$work/console" >&2
