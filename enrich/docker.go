@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ const (
 	requestTimeout = 10 * time.Second
 	inspectWorkers = 8
 	relistPeriod   = time.Minute
+	maxBatch       = 256                  // events taken in together
+	batchPause     = 2 * time.Millisecond // that ends a burst of them
 	retryFirst     = 500 * time.Millisecond
 	retryLast      = 15 * time.Second
 )
@@ -133,10 +136,13 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	for {
 		select {
 		case message := <-stream.Messages:
-			if movesAddresses(message) {
+			batch := gather(message, stream.Messages)
+			if slices.ContainsFunc(batch, movesAddresses) {
 				d.hooks.Settle()
 			}
-			d.handle(ctx, message)
+			for _, message := range batch {
+				d.handle(ctx, message)
+			}
 		case err := <-stream.Err:
 			return true, fmt.Errorf("follow docker events: %w", err)
 		case <-relist.C:
@@ -253,6 +259,20 @@ func (d *Docker) inspect(ctx context.Context, id string) (Container, error) {
 		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, err)
 	}
 	return newContainer(result.Container), nil
+}
+
+// gather takes the events that have come with the first one, so that a burst of them is settled once.
+func gather(first events.Message, messages <-chan events.Message) []events.Message {
+	batch := []events.Message{first}
+	for len(batch) < maxBatch {
+		select {
+		case message := <-messages:
+			batch = append(batch, message)
+		case <-time.After(batchPause):
+			return batch
+		}
+	}
+	return batch
 }
 
 // movesAddresses tells the events around which an address goes from one container to another.

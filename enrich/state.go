@@ -132,11 +132,16 @@ func (s *State) PutContainer(c Container) {
 func (s *State) SketchContainer(c Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.members[c.ID] != nil {
+	m := s.members[c.ID]
+	if m == nil {
+		s.putContainer(c)
+		s.members[c.ID].sketch = true
 		return
 	}
-	s.putContainer(c)
-	s.members[c.ID].sketch = true
+	if m.Name == "" { // the kernel was first to tell of it
+		m.Name, m.Image, m.Labels = c.Name, c.Image, c.Labels
+		s.identify(m)
+	}
 }
 
 func (s *State) putContainer(c Container) {

@@ -72,7 +72,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand) (*a
 	for _, p := range processes {
 		a.state.Process(p)
 	}
-	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{Note: a.engineChanged, Settle: a.collect}); err != nil {
+	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{Note: a.engineChanged, Settle: a.settle}); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
@@ -197,6 +197,23 @@ func (a *agent) collect() {
 	a.metrics.AddDrops(enrichedDrops)
 	own := a.status()
 	a.metrics.SetOwn(&own)
+}
+
+// settle attributes the drops up to now, before an address may go to another container. Traffic is told apart by device,
+// which cannot.
+func (a *agent) settle() {
+	if a.drops == nil {
+		return
+	}
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
+	drops, err := a.drops.Read()
+	if err != nil {
+		a.log.Error("cannot read all counts; they are kept", "error", err)
+	}
+	enrichedFlows, enrichedDrops := a.state.Attribute(nil, drops)
+	a.metrics.AddFlows(enrichedFlows)
+	a.metrics.AddDrops(enrichedDrops)
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
