@@ -45,8 +45,8 @@ generate: ## compile bpf/ and write the bindings in loader/
 	go generate ./loader/...
 
 check-generated: ## fail if what make generate writes is not what is there
-	@before=$$(sha256sum loader/*_bpfel.*); $(MAKE) --no-print-directory generate; \
-	test "$$before" = "$$(sha256sum loader/*_bpfel.*)" || { echo 'loader/*_bpfel.* were stale: commit what make generate wrote' >&2; exit 1; }
+	@before=$$(sha256sum loader/*_bpfel*); $(MAKE) --no-print-directory generate; \
+	test "$$before" = "$$(sha256sum loader/*_bpfel*)" || { echo 'loader/*_bpfel* were stale: commit what make generate wrote' >&2; exit 1; }
 
 lint: $(LINT) ## Go, C and Prometheus rules
 	@.ci/setup $(PACKAGES_LINT)

@@ -268,11 +268,12 @@ static __always_inline void fill_key(struct drop_key *key, const struct place *p
 	key->protocol = tuple->protocol;
 }
 
-static __always_inline void read_conntrack(const struct nf_conn *ct, struct drop_value *value)
+/* The entry is of the packet's own family. */
+static __always_inline void read_conntrack(const struct nf_conn *ct, bool ipv4, struct drop_value *value)
 {
 	bpf_core_read(value->initiator, sizeof(value->initiator), &ct->tuplehash[0].tuple.src.u3);
 	bpf_core_read(value->responder, sizeof(value->responder), &ct->tuplehash[1].tuple.src.u3);
-	if (BPF_CORE_READ(ct, tuplehash[0].tuple.src.l3num) == 2 /* AF_INET */) {
+	if (ipv4) {
 		map_ipv4(value->initiator, value->initiator[0]);
 		map_ipv4(value->responder, value->responder[0]);
 	}
@@ -283,8 +284,7 @@ static __always_inline void read_macs(struct sk_buff *skb, struct drop_value *va
 {
 	if (skb->mac_header == HEADER_NOT_SET || skb->mac_header + ETH_HLEN > skb->network_header)
 		return;
-	bpf_probe_read_kernel(value->dmac, ETH_ALEN, skb->head + skb->mac_header);
-	bpf_probe_read_kernel(value->smac, ETH_ALEN, skb->head + skb->mac_header + ETH_ALEN);
+	bpf_probe_read_kernel(value->macs, sizeof(value->macs), skb->head + skb->mac_header);
 	value->has_mac = 1;
 }
 
@@ -326,12 +326,13 @@ static __always_inline void read_owner(struct sk_buff *skb, const struct place *
 }
 
 /* Reads, once for each new entry, what helps to tell whose packet it was. */
-static __always_inline void read_evidence(struct sk_buff *skb, const struct place *place, struct drop_value *value)
+static __always_inline void read_evidence(struct sk_buff *skb, const struct place *place, bool ipv4,
+					  struct drop_value *value)
 {
 	const struct net_device *device = place->device;
 
 	if (place->ct)
-		read_conntrack(place->ct, value);
+		read_conntrack(place->ct, ipv4, value);
 	read_macs(skb, value);
 	if (device) {
 		bpf_core_read_str(value->device, sizeof(value->device), &device->name);
@@ -364,7 +365,7 @@ static __always_inline bool count_in(void *table, const struct drop_key *key, st
 		return false;
 	add(value, packets, skb->len);
 	if (made)
-		read_evidence(skb, place, value);
+		read_evidence(skb, place, key->eth_proto == ETH_P_IP, value);
 	return true;
 }
 

@@ -45,8 +45,7 @@ struct drop_value {
 	__u32 responder[4]; /* and who really answers it */
 	char device[16];
 	char kind[16]; /* rtnl_link_ops->kind of the device */
-	__u8 smac[ETH_ALEN];
-	__u8 dmac[ETH_ALEN];
+	__u8 macs[2 * ETH_ALEN]; /* destination, source */
 	__u8 has_mac;
 	__u8 has_conntrack;
 	__u8 pad[2];

@@ -202,7 +202,7 @@ func (d *Drops) drop(k *dropDropKey, v *dropDropValue) Drop {
 		return drop
 	}
 	if v.HasMac != 0 {
-		drop.SourceMAC, drop.DestinationMAC = v.Smac, v.Dmac
+		drop.DestinationMAC, drop.SourceMAC = [6]byte(v.Macs[:6]), [6]byte(v.Macs[6:])
 	}
 	if v.HasConntrack != 0 {
 		drop.Initiator, drop.Responder = address(v.Initiator), address(v.Responder)

@@ -68,8 +68,7 @@ type dropDropValue struct {
 	Responder    [4]uint32
 	Device       [16]int8
 	Kind         [16]int8
-	Smac         [6]uint8
-	Dmac         [6]uint8
+	Macs         [12]uint8
 	HasMac       uint8
 	HasConntrack uint8
 	Pad          [2]uint8

@@ -253,7 +253,6 @@ union nf_inet_addr {
 
 struct nf_conntrack_man {
 	union nf_inet_addr u3;
-	__u16 l3num;
 };
 
 struct nf_conntrack_tuple {
