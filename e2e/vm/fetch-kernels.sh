@@ -10,9 +10,12 @@
 set -euo pipefail
 
 declare -A suites=([5.10]=bullseye [6.1]=bookworm [6.12]=trixie [7]=sid)
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Where this machine's own packages come from.
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/$' || true)}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 cache=${KERNEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bridgewatch/kernels}
+
+[[ -n $mirror ]] || { echo 'fetch-kernels: no Debian mirror in the sources of apt; set DEBIAN_MIRROR' >&2; exit 2; }
 
 # An ELF kernel boots without being decompressed under emulation, which saves seconds.
 extract_vmlinux() { # VMLINUZ
