@@ -200,6 +200,17 @@ func (s *State) DeviceInside(id loader.DeviceID, l loader.Link, container string
 	s.children[id] = entered
 }
 
+// ForgetDevices drops the devices inside containers that known does not know.
+func (s *State) ForgetDevices(known func(loader.DeviceID) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.children {
+		if !known(id) {
+			delete(s.children, id)
+		}
+	}
+}
+
 // Unwatched lists the living containers on macvlan and ipvlan networks none of whose devices is watched: ID to the path
 // of the namespace.
 func (s *State) Unwatched() map[string]string {

@@ -12,14 +12,19 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// maxDropSeries bounds the combinations of device, direction, reason and cause of one container's drops. Beyond it reason and cause become
-// other; the kind, which alerts look at, stays.
-const maxDropSeries = 7
+// A container has at most 30 series: two that describe it, six for its traffic on each network, two for each of the drop
+// combinations counted here (of device, direction, reason and cause), and two for each of four kinds, under which the
+// drops of further combinations are counted with reason and cause other. On four networks and more it has a few more.
+const (
+	maxDropSeries     = 7 // on one network
+	perFurtherNetwork = 3 // fewer, for the traffic there
+)
 
 // Metrics turns what is read, enriched and known into series.
 type Metrics struct {
-	store *Store
-	drops map[Owner]map[string]bool // combinations in use, by victim
+	store    *Store
+	drops    map[Owner]map[string]bool // combinations in use, by victim
+	networks map[Owner]map[string]bool // that containers of an identity are on
 }
 
 // NewMetrics writes to store.
@@ -142,12 +147,17 @@ func (m *Metrics) dropValues(d *enrich.Drop) []string {
 	if used[key] {
 		return values
 	}
-	if len(used) >= maxDropSeries {
+	if len(used) >= m.dropBudget(victim) {
 		m.store.Add(seriesOverflow, 1, droppedPackets.Name)
 		return foreseenDrop(enrich.Identity{Stack: d.Stack, Service: d.Service, Container: d.Container}, string(d.Kind))
 	}
 	used[key] = true
 	return values
+}
+
+func (m *Metrics) dropBudget(o Owner) int {
+	further := max(0, len(m.networks[o])-1)
+	return max(1, maxDropSeries-further*perFurtherNetwork)
 }
 
 // reasonLabel gives kernels without reasons a value that says so.
@@ -169,9 +179,17 @@ func foreseenDrop(i enrich.Identity, kind string) []string {
 func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	owners := make([]Owner, 0, len(inventory.Containers))
 	var infos, starts, networks []Sample
+	m.networks = make(map[Owner]map[string]bool, len(inventory.Containers))
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
-		owners = append(owners, Owner{c.Identity.Stack, c.Identity.Service, c.Identity.Container})
+		o := Owner{c.Identity.Stack, c.Identity.Service, c.Identity.Container}
+		owners = append(owners, o)
+		if m.networks[o] == nil {
+			m.networks[o] = make(map[string]bool)
+		}
+		for _, name := range c.Networks {
+			m.networks[o][name] = true
+		}
 		m.planContainer(c)
 		id := []string{c.Identity.Stack, c.Identity.Service, c.Identity.Container, c.ID}
 		infos = append(infos, Sample{Value: 1, Values: append(id[:4:4], c.Name, c.Image)})

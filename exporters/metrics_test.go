@@ -366,3 +366,22 @@ func TestSetOwn(t *testing.T) {
 		t.Errorf("%g series of %s are counted, want 2", got, signalEnabled.Name)
 	}
 }
+
+// Traffic on further networks is paid for with drop series.
+func TestSeriesOnSeveralNetworks(t *testing.T) {
+	for _, networks := range [][]string{{"a"}, {"a", "b"}, {"a", "b", "c"}} {
+		s, m := newTestMetrics()
+		m.SetInventory(inventoryOf(liveContainer(s, "alpha", networks...)))
+		for i := range 40 {
+			d := dropOf("alpha", fmt.Sprint("REASON_", i), "c", 1)
+			d.Kind = []enrich.Kind{enrich.KindFault, enrich.KindApplication, enrich.KindPolicy, enrich.KindBenign}[i%4]
+			m.AddDrops([]enrich.Drop{d})
+		}
+		if n := perContainer(s)["alpha"]; n > maxPerContainer {
+			t.Errorf("on %d networks: %d series, want at most %d", len(networks), n, maxPerContainer)
+		}
+		if got := s.sum(droppedPackets); got != 40 {
+			t.Errorf("on %d networks: drops sum up to %g, want 40", len(networks), got)
+		}
+	}
+}

@@ -151,6 +151,13 @@ func (f *Flows) Unwatch(id DeviceID) error {
 	return nil
 }
 
+// Knows tells whether a device is watched, or is gone and its last counts are still to be read.
+func (f *Flows) Knows(id DeviceID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.devices[id] != nil
+}
+
 // Devices counts the watched devices by kind.
 func (f *Flows) Devices() map[string]int {
 	f.mu.Lock()

@@ -260,6 +260,7 @@ func (a *agent) resync() {
 		if err := a.flows.Sweep(); err != nil {
 			a.log.Warn("cannot forget dead devices", "error", err)
 		}
+		a.state.ForgetDevices(a.flows.Knows)
 	}
 	if a.execs == nil {
 		return
