@@ -377,6 +377,7 @@ func TestSeriesOnSeveralNetworks(t *testing.T) {
 			d.Kind = []enrich.Kind{enrich.KindFault, enrich.KindApplication, enrich.KindPolicy, enrich.KindBenign}[i%4]
 			m.AddDrops([]enrich.Drop{d})
 		}
+		s.wait(zeroFor)
 		if n := perContainer(s)["alpha"]; n > maxPerContainer {
 			t.Errorf("on %d networks: %d series, want at most %d", len(networks), n, maxPerContainer)
 		}
