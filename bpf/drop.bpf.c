@@ -171,12 +171,15 @@ static __always_inline const struct net *find_net(struct sk_buff *skb, const str
 
 	if (ct) {
 		net = BPF_CORE_READ(ct, ct_net.net);
-		if ((__u64)net == device_net || is_net(net))
+		if (net && ((__u64)net == device_net || is_net(net)))
 			return net;
 	}
 	if (route_device) {
 		net = BPF_CORE_READ(route_device, nd_net.net);
-		if ((__u64)net == device_net || is_net(net))
+		if (net && (__u64)net == device_net)
+			return net;
+		/* The route of a device that is gone leads to one without a number, in the host's namespace. */
+		if (is_net(net) && BPF_CORE_READ(route_device, ifindex))
 			return net;
 	}
 	if (device_net)

@@ -73,14 +73,19 @@ static __always_inline void add(struct flow_value *value, struct __sk_buff *skb,
 
 static __always_inline void fill_key(struct flow_key *key, const struct tuple *tuple, __u32 direction)
 {
+	bool is_icmp = tuple->protocol == IPPROTO_ICMP || tuple->protocol == IPPROTO_ICMPV6;
+
 	if (direction == FLOW_TX) {
 		__builtin_memcpy(key->local, tuple->saddr, sizeof(key->local));
 		__builtin_memcpy(key->remote, tuple->daddr, sizeof(key->remote));
-		key->local_port = tuple->sport;
-		key->remote_port = tuple->dport;
 	} else {
 		__builtin_memcpy(key->local, tuple->daddr, sizeof(key->local));
 		__builtin_memcpy(key->remote, tuple->saddr, sizeof(key->remote));
+	}
+	if (direction == FLOW_TX || is_icmp) { /* type and code are nobody's side */
+		key->local_port = tuple->sport;
+		key->remote_port = tuple->dport;
+	} else {
 		key->local_port = tuple->dport;
 		key->remote_port = tuple->sport;
 	}

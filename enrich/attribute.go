@@ -118,10 +118,16 @@ func (s *State) victimOnHost(d *loader.Drop) (victim, bool) {
 		}
 		return victim{}, false
 	}
-	if v, ok := s.victimByMAC(d); ok {
-		return v, true
+	v, found := s.victimByMAC(d)
+	if !found {
+		v = s.victimByAddress(d)
 	}
-	return s.victimByAddress(d), true
+	return v, v.member != nil || s.listed && s.knowsLinks(d)
+}
+
+// knowsLinks tells whether news of the drop's devices has come.
+func (s *State) knowsLinks(d *loader.Drop) bool {
+	return (d.Device == 0 || s.links[d.Device] != nil) && (d.InDevice == 0 || s.links[d.InDevice] != nil)
 }
 
 // receiverEnded tells whether the container that a packet was for is no more.

@@ -65,7 +65,9 @@ func (s *State) Process(p loader.Process) {
 			return
 		}
 	}
+	s.leave(id)
 	s.netns[p.Netns] = id
+	delete(s.left, p.Netns)
 	if m == nil {
 		m = &member{Container: Container{ID: id}, sketch: true}
 		s.members[id] = m
@@ -76,6 +78,15 @@ func (s *State) Process(p loader.Process) {
 	m.died = time.Time{}
 	s.bindPorts(m, p.Ports[:])
 	s.bindNetnsID(m)
+}
+
+// leave notes that a container has a new namespace: the old one is remembered for a while only.
+func (s *State) leave(id string) {
+	for ns, owner := range s.netns {
+		if owner == id && s.left[ns].IsZero() {
+			s.left[ns] = s.config.Now()
+		}
+	}
 }
 
 // bindPorts takes the host's ends of a container's veths for the container's, if need be before they are known to be

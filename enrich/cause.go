@@ -76,6 +76,24 @@ var rules = []rule{
 	{reason: "TCP_ZEROWINDOW", cause: "tcp-window", kind: KindApplication},
 	{reason: "TCP_OVERWINDOW", cause: "tcp-window", kind: KindApplication},
 
+	// The same, and more noise, where there are no reasons.
+	{reason: noReason, function: "tcp_v4_rcv", cause: "no-listener", kind: KindApplication},
+	{reason: noReason, function: "tcp_v6_rcv", cause: "no-listener", kind: KindApplication},
+	{reason: noReason, function: "__udp4_lib_rcv", cause: "no-listener", kind: KindApplication},
+	{reason: noReason, function: "__udp6_lib_rcv", cause: "no-listener", kind: KindApplication},
+	{reason: noReason, function: "udp_queue_rcv_one_skb", cause: "rcvbuf", kind: KindApplication},
+	{reason: noReason, function: "udpv6_queue_rcv_one_skb", cause: "rcvbuf", kind: KindApplication},
+	{reason: noReason, function: "__udp_enqueue_schedule_skb", cause: "rcvbuf", kind: KindApplication},
+	{reason: noReason, function: "tcp_conn_request", cause: "accept-overflow", kind: KindApplication},
+	{reason: noReason, function: "tcp_data_queue", cause: "tcp-duplicate", kind: KindBenign},
+	{reason: noReason, function: "tcp_validate_incoming", cause: "tcp-duplicate", kind: KindBenign},
+	{reason: noReason, function: "tcp_rcv_established", cause: "tcp-duplicate", kind: KindBenign},
+	{reason: noReason, function: "tcp_rcv_state_process", cause: "post-close", kind: KindBenign},
+	{reason: noReason, function: "tcp_v4_do_rcv", cause: "post-close", kind: KindBenign},
+	{reason: noReason, function: "tcp_v6_do_rcv", cause: "post-close", kind: KindBenign},
+	{reason: noReason, function: "ip_rcv_core", cause: "other-host", kind: KindBenign},
+	{reason: noReason, function: "__netif_receive_skb_core", cause: "unhandled-protocol", kind: KindBenign},
+
 	// Filters, and programs of others.
 	{reason: "NETFILTER_DROP", cause: "filtered", kind: KindFault},
 	{function: "nft_do_chain", cause: "filtered", kind: KindFault},
@@ -127,6 +145,9 @@ var rules = []rule{
 	{reason: "DUP_FRAG", cause: "fragment-lost", kind: KindFault},
 }
 
+// noReason matches kernels that give none, before 5.17: there the function has to do.
+const noReason = "-"
+
 // explain says why a packet was dropped and whose business that is.
 func explain(d *loader.Drop) (cause string, kind Kind) {
 	if isGroup(d.Destination) {
@@ -139,7 +160,7 @@ func explain(d *loader.Drop) (cause string, kind Kind) {
 		return "hairpin", KindFault
 	}
 	for _, r := range rules {
-		if (r.reason == "" || r.reason == d.Reason) && (r.function == "" || r.function == d.Function) {
+		if (r.reason == "" || r.reason == d.Reason || r.reason == noReason && d.Reason == "") && (r.function == "" || r.function == d.Function) {
 			return r.cause, r.kind
 		}
 	}

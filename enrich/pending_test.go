@@ -100,3 +100,39 @@ func TestMaxPending(t *testing.T) {
 		t.Errorf("%d flows and %d drops waited, want %d each", len(f), len(d), maxPending)
 	}
 }
+
+// Before the engine's containers are known, nobody's drop is not settled: its owner may be among them.
+func TestDropsWaitForTheFirstListing(t *testing.T) {
+	address := netip.MustParseAddr("172.30.9.2")
+	state := NewState(Config{Host: 1, Now: time.Now, NetnsID: func(int) (int, error) { return -1, nil }})
+	state.LinkChanged(loader.LinkChange{Link: loader.Link{Index: 2, Name: "eth0", Kind: "device", PeerNetnsID: -1}})
+	drop := loader.Drop{Netns: 1, Device: 2, Source: address, Counts: loader.Counts{Skbs: 1, Packets: 1, Bytes: 60}}
+	if _, drops := state.Attribute(nil, []loader.Drop{drop}); len(drops) != 0 {
+		t.Fatalf("settled as %+v before the listing", drops[0].Identity)
+	}
+	network := Network{ID: "n", Name: "web", Driver: "bridge", Bridge: "br-web", Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.9.0/24")}}
+	state.SetNetworks([]Network{network})
+	state.SetContainers([]Container{{
+		ID: "c", Name: "alpha", Running: true, PID: 5,
+		Endpoints: []Endpoint{{NetworkID: "n", Network: "web", Addresses: []netip.Addr{address}}},
+	}}, time.Now())
+	_, drops := state.Attribute(nil, nil)
+	if len(drops) != 1 || drops[0].Container != "alpha" {
+		t.Fatalf("settled as %+v, want alpha", drops)
+	}
+}
+
+// A kernel without reasons, before 5.17, has only the function to tell whose business a drop is.
+func TestExplainWithoutReasons(t *testing.T) {
+	for function, want := range map[string]Kind{
+		"tcp_v4_rcv": KindApplication, "udp_queue_rcv_one_skb": KindApplication, "tcp_data_queue": KindBenign,
+		"nft_do_chain": KindFault, "neigh_invalidate": KindFault, "some_function": KindFault,
+	} {
+		if _, kind := explain(&loader.Drop{Function: function}); kind != want {
+			t.Errorf("%s: %s, want %s", function, kind, want)
+		}
+	}
+	if _, kind := explain(&loader.Drop{Function: "tcp_v4_rcv", Reason: "TCP_CSUM"}); kind != KindFault {
+		t.Errorf("a reason is there and not looked at: %s", kind)
+	}
+}

@@ -33,12 +33,14 @@ type State struct {
 	indexed   *stationIndex // nil: to be made anew
 	pending   pending
 	swept     time.Time // when the dead were last forgotten
+	listed    bool      // the engine's containers are known
 	node      Node
 	members   map[string]*member // by container ID
 	networks  map[string]*knownNetwork
 	links     map[int]*port              // the host's, by ifindex
 	children  map[loader.DeviceID]*child // devices watched inside containers
 	netns     map[loader.Netns]string    // namespace to container ID
+	left      map[loader.Netns]time.Time // when a container moved out of a namespace into a new one
 	learned   map[netip.Addr]string      // addresses seen at a container's device, to its ID
 	addresses map[netip.Addr]struct{}    // the host's own
 }
@@ -82,6 +84,7 @@ func NewState(config Config) *State {
 		links:     make(map[int]*port),
 		children:  make(map[loader.DeviceID]*child),
 		netns:     make(map[loader.Netns]string),
+		left:      make(map[loader.Netns]time.Time),
 		learned:   make(map[netip.Addr]string),
 		addresses: make(map[netip.Addr]struct{}),
 	}
@@ -195,6 +198,7 @@ func (s *State) SetContainers(containers []Container, begun time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed := make(map[string]bool, len(containers))
+	s.listed = true
 	for _, c := range containers {
 		listed[c.ID] = true
 		s.putContainer(c)
@@ -258,14 +262,15 @@ func (s *State) sweep() {
 		}
 	}
 	for index, p := range s.links {
-		if old(p.gone) {
+		if old(p.gone) || p.Name == "" && s.members[p.owner] == nil { // the latter: no event ever told of it
 			delete(s.links, index)
 		}
 	}
 	known := func(id string) bool { return s.members[id] != nil }
 	for ns, id := range s.netns {
-		if !known(id) {
+		if !known(id) || old(s.left[ns]) {
 			delete(s.netns, ns)
+			delete(s.left, ns)
 		}
 	}
 	for id, c := range s.children {

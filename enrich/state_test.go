@@ -296,7 +296,7 @@ func TestDeadAreSwept(t *testing.T) {
 	}
 	left := fmt.Sprint("members ", len(w.members), " netns ", len(w.netns), " children ", len(w.children),
 		" learned ", len(w.learned), " links ", len(w.links), " networks ", len(w.networks))
-	if want := "members 0 netns 0 children 0 learned 0 links 3 networks 1"; left != want {
+	if want := "members 0 netns 0 children 0 learned 0 links 4 networks 1"; left != want {
 		t.Errorf("left are %s, want %s", left, want)
 	}
 }

@@ -46,6 +46,8 @@ func newWorld(t *testing.T) *world {
 		NetnsID:        w.netnsID,
 		Now:            func() time.Time { return w.now },
 	})
+	w.listed = true
+	w.LinkChanged(loader.LinkChange{Link: loader.Link{Index: 1, Name: "lo", Loopback: true, PeerNetnsID: -1}, MovedNetnsID: -1})
 	w.SetNetworks([]Network{bridgeNetwork("web", "172.30.1."), bridgeNetwork("back", "172.30.2.")})
 	w.SetHostAddresses(addresses("192.0.2.1", "172.30.1.1", "172.30.2.1"))
 	w.LinkChanged(change(loader.Link{Index: uplink, Name: "eth0", Kind: "device", PeerNetnsID: -1}))

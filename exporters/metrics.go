@@ -89,7 +89,7 @@ func (m *Metrics) addConversation(f *enrich.Flow) {
 	if f.TX.Bytes > 0 {
 		m.store.Add(conversationBytes, float64(f.TX.Bytes), self[0], self[1], peer[0], peer[1], f.Network, protocol)
 	}
-	if f.RX.Bytes > 0 && !f.Peer.Local {
+	if f.RX.Bytes > 0 && !f.Peer.Local && !f.Other { // of whom it is not known, the sender may count it
 		m.store.Add(conversationBytes, float64(f.RX.Bytes), peer[0], peer[1], self[0], self[1], f.Network, protocol)
 	}
 }
@@ -238,18 +238,24 @@ func (m *Metrics) planNetwork(name string) {
 	}
 }
 
-// forgetRetired gives retired containers their number of drop series back.
+// forgetRetired gives containers the number of drop series back that were retired.
 func (m *Metrics) forgetRetired() {
-	for victim := range m.drops {
-		if !m.store.knows(victim) {
+	for victim, used := range m.drops {
+		for key := range used {
+			network, _, _ := strings.Cut(key, "\xff")
+			if !m.store.knows(Place{Owner: victim, Network: network}) {
+				delete(used, key)
+			}
+		}
+		if len(used) == 0 {
 			delete(m.drops, victim)
 		}
 	}
 }
 
-func (s *Store) knows(o Owner) bool {
+func (s *Store) knows(p Place) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, known := s.owners[o]
+	_, known := s.places[p]
 	return known
 }

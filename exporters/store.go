@@ -31,6 +31,7 @@ type Store struct {
 	count    int
 	families map[*Family]*familySeries
 	owners   map[Owner]time.Time // when each was last alive
+	places   map[Place]time.Time // when series were last planned for each
 }
 
 // familySeries are the series of a family, in the order of their birth.
@@ -52,7 +53,8 @@ type Series struct {
 
 // NewStore makes a store with every family in it and no series.
 func NewStore(config StoreConfig) *Store {
-	s := &Store{config: config, families: make(map[*Family]*familySeries), owners: make(map[Owner]time.Time)}
+	s := &Store{config: config, families: make(map[*Family]*familySeries), owners: make(map[Owner]time.Time),
+		places: make(map[Place]time.Time)}
 	for _, f := range Families() {
 		s.families[f] = &familySeries{byKey: make(map[string]*Series)}
 	}
@@ -84,6 +86,9 @@ func (s *Store) Plan(f *Family, values ...string) {
 	series, _ := s.series(f, values)
 	series.planned = true
 	series.touched = s.config.Now()
+	if f.Retired == withOwner {
+		s.places[series.place()] = series.touched
+	}
 }
 
 // Replace sets all series of a gauge, or of a counter that somebody else keeps, at once. Series keep their time of
@@ -137,6 +142,7 @@ func (s *Store) insert(f *Family, key string, values []string) *Series {
 	if f.Retired == withOwner {
 		series.owner = Owner{values[0], values[1], values[2]}
 		s.alive(series.owner)
+		s.places[series.place()] = s.config.Now()
 	}
 	family := s.families[f]
 	family.byKey[key] = series
@@ -168,14 +174,14 @@ func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 
 // Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
-// was added to for as long. alive are the owners that live now. What belongs to the host itself stays.
+// was added to for as long. alive are the owners that live now; of their networks those are, for which series were planned of late. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := s.config.Now()
 	for _, o := range alive {
 		s.alive(o)
 	}
-	now := s.config.Now()
 	expired := func(t time.Time) bool { return now.Sub(t) >= s.config.Retention }
 	gone := make(map[Owner]bool)
 	for o, seen := range s.owners {
@@ -184,18 +190,34 @@ func (s *Store) Retire(alive []Owner) {
 			delete(s.owners, o)
 		}
 	}
+	left := make(map[Place]bool)
+	for p, seen := range s.places {
+		if gone[p.Owner] || p.Owner != (Owner{}) && p.Network != "" && p.Container != Other && expired(seen) {
+			left[p] = true
+			delete(s.places, p)
+		}
+	}
 	for f, family := range s.families {
 		switch {
 		case f.Retired == whenIdle:
 			s.count -= family.remove(func(series *Series) bool { return expired(series.touched) })
-		case f.Retired == withOwner && len(gone) > 0:
-			s.count -= family.remove(func(series *Series) bool { return gone[series.owner] })
+		case f.Retired == withOwner && len(left) > 0:
+			s.count -= family.remove(func(series *Series) bool { return left[series.place()] })
 		}
 	}
 }
 
 // Owner is an identity whose series live and are retired together.
 type Owner struct{ Stack, Service, Container string }
+
+// Place is an owner on a network, or with an empty one off all networks.
+type Place struct {
+	Owner
+	Network string
+}
+
+// place is where a series of a family with identity belongs: its first four labels.
+func (series *Series) place() Place { return Place{Owner: series.owner, Network: series.Values[3]} }
 
 func (fs *familySeries) remove(doomed func(*Series) bool) (removed int) {
 	kept := fs.list[:0]

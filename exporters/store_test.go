@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bridgewatch/bridgewatch/enrich"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -201,6 +203,7 @@ func TestRetire(t *testing.T) {
 	s.Add(observedPackets, 9, "drop")
 
 	s.wait(10*time.Minute - time.Second)
+	s.Plan(packets, rx("beta")...) // it is still on its network
 	s.Retire([]Owner{beta})
 	if got := len(s.shown(packets)); got != 2 {
 		t.Fatalf("%d series before the retention is over, want 2", got)
@@ -218,6 +221,25 @@ func TestRetire(t *testing.T) {
 	s.wantShown(t, packets, map[string]float64{",,alpha,web,container,rx": 3, ",,beta,web,container,rx": 1})
 	if got := s.created(packets)[",,alpha,web,container,rx"]; got != s.now.Add(-zeroFor) {
 		t.Errorf("created %v, want %v", got, s.now.Add(-zeroFor))
+	}
+}
+
+// An identity that lives on takes the series of a network that it left with it no further: CI has a new network for each job.
+func TestRetireOfANetwork(t *testing.T) {
+	s, m := newTestMetrics()
+	onBoth := liveContainer(s, "alpha", "old", "new")
+	m.SetInventory(inventoryOf(onBoth))
+	d := dropOf("alpha", "X", "y", 1)
+	d.Network = "old"
+	m.AddDrops([]enrich.Drop{d})
+	for range 11 {
+		s.wait(time.Minute)
+		m.SetInventory(inventoryOf(liveContainer(s, "alpha", "new")))
+	}
+	s.wantShown(t, packets, map[string]float64{",,alpha,new,container,rx": 0, ",,alpha,new,container,tx": 0})
+	s.wantShown(t, droppedPackets, map[string]float64{",,alpha,,container,other,rx,other,other,fault": 0})
+	if len(m.drops) != 0 {
+		t.Errorf("the budget still holds %v", m.drops)
 	}
 }
 

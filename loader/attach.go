@@ -67,20 +67,27 @@ func (f *Flows) WatchInside(l Link, born bool) (DeviceID, error) {
 func (f *Flows) watch(id DeviceID, l Link, programs, own *flowPair, born bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if d := f.devices[id]; d != nil && !d.gone {
+	old := f.devices[id]
+	if old != nil && !old.gone {
 		return nil
 	}
-	if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
+	d := &device{kind: l.Kind, programs: own}
+	if old != nil { // back before its last counts were read: go on from there
+		d.otherRX, d.otherTX = old.otherRX, old.otherTX
+	} else if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
 		return fmt.Errorf("watch %s: make room for its totals: %w", l.Name, err)
 	}
-	d := &device{kind: l.Kind, programs: own}
 	before, err := packetsSeen(l.Index)
 	if err == nil {
 		err = f.attach(d, l, programs)
 	}
 	if err != nil {
 		d.programs = nil // the caller's
-		return errors.Join(fmt.Errorf("watch %s: %w", l.Name, err), d.detach(), f.objects.Other.Delete(uint32(id)))
+		err = errors.Join(fmt.Errorf("watch %s: %w", l.Name, err), d.detach())
+		if old == nil {
+			err = errors.Join(err, f.objects.Other.Delete(uint32(id)))
+		}
+		return err
 	}
 	if born {
 		f.beforeAttach += before

@@ -116,11 +116,12 @@ func (f *Flows) copyFor(id DeviceID) (*flowPair, error) {
 func (f *Flows) Read() ([]Flow, error) {
 	f.reading.Lock()
 	defer f.reading.Unlock()
+	gone := f.goneDevices() // before the tables are swapped, so that nothing of theirs is in the one now in use
 	var flows []Flow
 	err := f.detail.drain(func(k *flowFlowKey, v *flowFlowValue) {
 		flows = append(flows, newFlow(k, v))
 	})
-	other, otherErr := f.readOther()
+	other, otherErr := f.readOther(gone)
 	return append(flows, other...), errors.Join(err, otherErr)
 }
 
@@ -142,39 +143,58 @@ func newFlow(k *flowFlowKey, v *flowFlowValue) Flow {
 	}
 }
 
-// readOther returns what found no room in the table, and forgets devices that are gone and now read for the last time.
+// goneDevices lists the devices whose last counts are to be read now.
+func (f *Flows) goneDevices() map[DeviceID]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	gone := make(map[DeviceID]bool)
+	for id, d := range f.devices {
+		if d.gone {
+			gone[id] = true
+		}
+	}
+	return gone
+}
+
+// readOther returns what found no room in the table, and forgets the gone devices, now read for the last time.
 // The entries of flows_other only grow, so their last values are kept to take the difference.
-func (f *Flows) readOther() ([]Flow, error) {
+func (f *Flows) readOther(gone map[DeviceID]bool) ([]Flow, error) {
 	counters, err := readPerCPU(f.objects.Counters)
 	if err != nil {
 		return nil, err
 	}
 	full := counters[flowFlowCounterFLOW_TABLE_FULL]
 	changed := full != f.tableFull
-	f.tableFull = full
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var flows []Flow
+	var errs []error
 	for id, device := range f.devices {
-		if !changed && !device.gone {
+		last := device.gone && gone[id]
+		if !changed && !last {
 			continue
 		}
 		flow, err := f.readOtherOf(id, device)
 		if err != nil {
-			return flows, err
+			errs = append(errs, err)
+			continue
 		}
 		if flow.RX.Skbs+flow.TX.Skbs > 0 {
 			flows = append(flows, flow)
 		}
-		if device.gone {
+		if last {
 			if err := f.objects.Other.Delete(uint32(id)); err != nil {
-				return flows, fmt.Errorf("forget device %d: %w", id, err)
+				errs = append(errs, fmt.Errorf("forget device %d: %w", id, err))
+				continue
 			}
 			delete(f.devices, id)
 		}
 	}
-	return flows, nil
+	if len(errs) == 0 {
+		f.tableFull = full
+	}
+	return flows, errors.Join(errs...)
 }
 
 func (f *Flows) readOtherOf(id DeviceID, device *device) (Flow, error) {

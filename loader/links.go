@@ -90,14 +90,19 @@ func (l *Links) Run(ctx context.Context, changed func(LinkChange)) error {
 	stop := context.AfterFunc(ctx, func() { l.socket.Close() })
 	defer stop()
 	known := make(map[int]Link)
-	if err := l.list(known, changed); err != nil {
-		return err
-	}
-	listed := time.Now()
+	var listed time.Time // never yet
 	if err := l.socket.SetReceiveTimeout(&unix.Timeval{Sec: 1}); err != nil {
 		return fmt.Errorf("set receive timeout: %w", err)
 	}
 	for {
+		if time.Since(listed) >= resyncPeriod {
+			switch err := l.list(known, changed); {
+			case err == nil:
+				listed = time.Now()
+			case !errors.Is(err, unix.EINTR):
+				return err
+			}
+		}
 		messages, _, err := l.socket.Receive()
 		switch {
 		case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
@@ -115,13 +120,6 @@ func (l *Links) Run(ctx context.Context, changed func(LinkChange)) error {
 			}
 			note(known, change, changed)
 		}
-		if time.Since(listed) < resyncPeriod {
-			continue
-		}
-		if err := l.list(known, changed); err != nil {
-			return err
-		}
-		listed = time.Now()
 	}
 }
 
@@ -144,7 +142,7 @@ func note(known map[int]Link, change LinkChange, changed func(LinkChange)) {
 	changed(change)
 }
 
-// list compares what is there with what is known. An interrupted dump is asked for again.
+// list compares what is there with what is known. EINTR: links changed all the while, and it is to be tried again.
 func (l *Links) list(known map[int]Link, changed func(LinkChange)) error {
 	var links []netlink.Link
 	var err error

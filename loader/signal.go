@@ -57,6 +57,22 @@ func HostNetnsInode() (uint32, error) {
 	return uint32(stat.Ino), nil
 }
 
+// OwnNetns returns the number of the calling thread's network namespace without asking the kernel programs: its cookie
+// (SO_NETNS_COOKIE, 5.14), else its inode number; 0 if neither can be read.
+func OwnNetns() Netns {
+	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+		defer unix.Close(fd)
+		if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
+			return Netns(cookie)
+		}
+	}
+	inode, err := HostNetnsInode()
+	if err != nil {
+		return 0
+	}
+	return Netns(inode)
+}
+
 // allowMemory lets maps take the memory they need: before 5.11 it counts against RLIMIT_MEMLOCK. Without the privilege to
 // lift that (CAP_SYS_RESOURCE), loading may fail, and says so.
 func allowMemory() { _ = rlimit.RemoveMemlock() }

@@ -33,8 +33,12 @@ func openSymbols(path string) (*symbols, error) {
 		return nil, fmt.Errorf("open kernel symbols: %w", err)
 	}
 	s := &symbols{file: file, names: make(map[uint64]string)}
-	start, _, err := s.extent("skb_release_data")
-	if err == nil && start == 0 {
+	hidden := true // then all addresses are 0
+	err = s.scan(func(address uint64, _ string) bool {
+		hidden = address == 0
+		return hidden
+	})
+	if err == nil && hidden {
 		err = ErrNoSymbols
 	}
 	if err != nil {
@@ -75,10 +79,10 @@ func parseSymbol(line string) (address uint64, name string, ok bool) {
 	return address, name, name != ""
 }
 
-// extent returns where a function begins and where the next symbol does. 0, 0: there is none of that name.
+// extent returns where a function, or the part of it that the compiler kept apart, begins and where the next symbol does. 0, 0: there is none of that name.
 func (s *symbols) extent(function string) (start, end uint64, err error) {
 	err = s.scan(func(address uint64, name string) bool {
-		if name == function {
+		if plainFunction(name) == function {
 			start = address
 			end = 0
 		} else if start != 0 && address > start && (end == 0 || address < end) {

@@ -88,7 +88,7 @@ func TestExtent(t *testing.T) {
 		start, end uint64
 	}{
 		{"skb_release_data", 0xffffffff81000100, 0xffffffff81000180},
-		{"ip_rcv.part.0", 0xffffffff81000200, 0xffffffff81000400},  // data is passed over
+		{"ip_rcv", 0xffffffff81000200, 0xffffffff81000400},         // data is passed over
 		{"__udp4_lib_rcv", 0xffffffff81000400, 0xffffffffc0000100}, // the nearest, not the first behind it
 		{"tbf_enqueue", 0xffffffffc0000500, 0},                     // the last has no end
 		{"no_such_function", 0, 0},

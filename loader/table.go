@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
@@ -26,7 +27,7 @@ type table[K, V any] struct {
 	outer   *ebpf.Map
 	inner   [2]*ebpf.Map
 	active  int
-	entries int // found by the last drain
+	entries atomic.Int64 // found by the last drain
 	keys    []K
 	values  []V
 }
@@ -65,7 +66,7 @@ func (t *table[K, V]) drain(visit func(*K, *V)) error {
 	}
 	full := t.inner[t.active]
 	t.active = next
-	t.entries = 0
+	entries := 0
 
 	var cursor ebpf.MapBatchCursor
 	for {
@@ -73,7 +74,8 @@ func (t *table[K, V]) drain(visit func(*K, *V)) error {
 		for i := range n {
 			visit(&t.keys[i], &t.values[i])
 		}
-		t.entries += n
+		entries += n
+		t.entries.Store(int64(entries))
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return nil
 		}
@@ -86,7 +88,7 @@ func (t *table[K, V]) drain(visit func(*K, *V)) error {
 func (t *table[K, V]) capacity() int { return int(t.inner[0].MaxEntries()) }
 
 func (t *table[K, V]) usage() MapUsage {
-	return MapUsage{Map: t.name, Entries: t.entries, Capacity: t.capacity()}
+	return MapUsage{Map: t.name, Entries: int(t.entries.Load()), Capacity: t.capacity()}
 }
 
 func (t *table[K, V]) close() error {

@@ -106,7 +106,7 @@ func (a *agent) processes() ([]loader.Process, loader.Netns) {
 		a.log.Warn("own namespace is unknown", "error", err)
 	}
 	if a.execs == nil {
-		return nil, loader.Netns(inode)
+		return nil, loader.OwnNetns()
 	}
 	processes, err := a.execs.Running()
 	if err != nil {
@@ -117,7 +117,7 @@ func (a *agent) processes() ([]loader.Process, loader.Netns) {
 			return processes, p.Netns
 		}
 	}
-	return processes, 0
+	return processes, loader.OwnNetns()
 }
 
 // run works until ctx ends.
@@ -199,19 +199,13 @@ func (a *agent) collect() {
 	a.metrics.SetOwn(&own)
 }
 
-// settle attributes the drops up to now, before an address may go to another container. Traffic is told apart by device,
-// which cannot.
+// settle attributes what was counted up to now, before an address may go to another container. The traffic of one that
+// lived for a moment may be all that tells which address it had.
 func (a *agent) settle() {
-	if a.drops == nil {
-		return
-	}
 	a.collecting.Lock()
 	defer a.collecting.Unlock()
-	drops, err := a.drops.Read()
-	if err != nil {
-		a.log.Error("cannot read all counts; they are kept", "error", err)
-	}
-	enrichedFlows, enrichedDrops := a.state.Attribute(nil, drops)
+	flows, drops := a.read()
+	enrichedFlows, enrichedDrops := a.state.Attribute(flows, drops)
 	a.metrics.AddFlows(enrichedFlows)
 	a.metrics.AddDrops(enrichedDrops)
 }
@@ -297,6 +291,8 @@ func (a *agent) engineChanged(status enrich.DockerStatus) {
 func (a *agent) ready() bool { return a.engine.Load() != nil }
 
 func (a *agent) close() error {
+	a.collecting.Lock() // a scrape that was cut off may still be reading
+	defer a.collecting.Unlock()
 	var errs []error
 	if a.docker != nil {
 		errs = append(errs, a.docker.Close())

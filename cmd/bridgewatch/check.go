@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -66,6 +67,10 @@ func checkDocker(ctx context.Context) loader.Ability {
 	version, err := enrich.CheckDocker(ctx)
 	if err != nil {
 		a.Detail = err.Error()
+		if errors.Is(err, enrich.ErrUnsupportedEngine) {
+			a.Needed = true
+			return a
+		}
 		a.Remedy = "start Docker or set DOCKER_HOST; without it devices and drops are counted without names"
 		return a
 	}

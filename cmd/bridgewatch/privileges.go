@@ -51,7 +51,9 @@ func requirePrivileges() error {
 	for _, p := range missing {
 		lacks[p.value] = true
 	}
-	if lacks[cap.NET_ADMIN] || lacks[cap.SYS_ADMIN] && (lacks[cap.BPF] || lacks[cap.PERFMON]) {
+	lacksBPF := lacks[cap.BPF] && lacks[cap.SYS_ADMIN]
+	lacksTracing := lacks[cap.PERFMON] && lacks[cap.SYS_ADMIN]
+	if lacksBPF || lacks[cap.NET_ADMIN] && lacksTracing {
 		return errors.New("needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root, or grant them; see bridgewatch check")
 	}
 	return nil

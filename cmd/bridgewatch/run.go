@@ -140,32 +140,35 @@ func (c *runCommand) serveScrapes(ctx context.Context, listener net.Listener, ag
 		fmt.Fprintln(w, "ok")
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := shutdownAfter(ctx, server)
-	defer stop()
+	finished := shutdownAfter(ctx, server)
 	config := &web.FlagConfig{WebConfigFile: &c.WebConfig}
 	if err := web.Serve(listener, server, config, slog.New(slog.DiscardHandler)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve scrapes: %w", err)
 	}
+	<-finished
 	return nil
 }
 
 func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	stop := shutdownAfter(ctx, server)
-	defer stop()
+	finished := shutdownAfter(ctx, server)
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 	}
+	<-finished
 	return nil
 }
 
-// shutdownAfter ends a server when ctx ends, and lets requests under way finish.
-func shutdownAfter(ctx context.Context, server *http.Server) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
+// shutdownAfter ends a server when ctx ends, and lets requests under way finish: then finished is closed.
+func shutdownAfter(ctx context.Context, server *http.Server) (finished <-chan struct{}) {
+	done := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(done)
 		grace, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 		defer cancel()
 		_ = server.Shutdown(grace) // what does not finish in time is cut off with the process
 	})
+	return done
 }
 
 // removeSocket removes what a killed agent left. An agent in another network namespace may still use it, and anything but a
