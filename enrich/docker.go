@@ -437,3 +437,27 @@ func CheckDocker(ctx context.Context) (version string, err error) {
 	defer d.Close()
 	return d.checkEngine(ctx)
 }
+
+// Sandboxes asks the engine once for the paths of the namespaces of all running containers that have one of their own, by
+// the container's name.
+func Sandboxes(ctx context.Context) (map[string]string, error) {
+	state := NewState(Config{Now: time.Now, NetnsID: func(int) (int, error) { return -1, nil }})
+	d, err := OpenDocker(state, DockerHooks{Settle: func() {}})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if _, err := d.checkEngine(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.list(ctx); err != nil {
+		return nil, err
+	}
+	paths := make(map[string]string)
+	for _, c := range state.Inventory().Containers {
+		if c.SandboxKey != "" && !c.onHost() {
+			paths[c.Name] = c.SandboxKey
+		}
+	}
+	return paths, nil
+}

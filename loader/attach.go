@@ -17,6 +17,7 @@ type device struct {
 	kind     string
 	hooks    []hook
 	programs *flowPair // a copy of its own, or nil
+	sandbox  string    // path of the namespace that it is in; "": the one that it was attached in, or wherever it went since
 	gone     bool      // from the kernel; its last counts are still to be read
 
 	otherRX, otherTX Counts // of flows_other, as last read
@@ -44,12 +45,16 @@ func (d *device) detach() error {
 // counts as a loss. Attaching takes about 20 ms, under the kernel's RTNL lock. Watching it twice does nothing.
 func (f *Flows) WatchOutside(l Link, born bool) (DeviceID, error) {
 	id := DeviceID(l.Index)
-	return id, f.watch(id, l, &f.objects.flowPair, nil, born)
+	return id, f.watch(id, l, &device{kind: l.Kind}, &f.objects.flowPair, born)
 }
 
 // WatchInside attaches to a macvlan or ipvlan child in the calling thread's namespace. With tcx the attachment follows the
 // device into the container that it is made for.
 func (f *Flows) WatchInside(l Link, born bool) (DeviceID, error) {
+	return f.watchInside(l, "", born)
+}
+
+func (f *Flows) watchInside(l Link, sandbox string, born bool) (DeviceID, error) {
 	f.mu.Lock()
 	id := f.nextOwn
 	f.nextOwn++
@@ -58,20 +63,20 @@ func (f *Flows) WatchInside(l Link, born bool) (DeviceID, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := f.watch(id, l, programs, programs, born); err != nil {
+	d := &device{kind: l.Kind, programs: programs, sandbox: sandbox}
+	if err := f.watch(id, l, d, programs, born); err != nil {
 		return 0, errors.Join(err, programs.close())
 	}
 	return id, nil
 }
 
-func (f *Flows) watch(id DeviceID, l Link, programs, own *flowPair, born bool) error {
+func (f *Flows) watch(id DeviceID, l Link, d *device, programs *flowPair, born bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.devices[id]
 	if old != nil && !old.gone {
 		return nil
 	}
-	d := &device{kind: l.Kind, programs: own}
 	if old != nil { // back before its last counts were read: go on from there
 		d.otherRX, d.otherTX = old.otherRX, old.otherTX
 	} else if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
@@ -118,7 +123,7 @@ func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
 		{programs.Ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
 		{programs.Egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
 	} {
-		h, err := f.attachSide(l, side.program, side.tcx, side.parent)
+		h, err := f.attachSide(l, d.sandbox, side.program, side.tcx, side.parent)
 		if err != nil {
 			return err
 		}
@@ -129,7 +134,7 @@ func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
 
 // attachSide puts the program first, so that nobody else's verdict hides a packet from it. A kernel without tcx (before
 // 6.6) has clsact.
-func (f *Flows) attachSide(l Link, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
+func (f *Flows) attachSide(l Link, sandbox string, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
 	if !f.clsact {
 		h, err := link.AttachTCX(link.TCXOptions{Interface: l.Index, Program: program, Attach: at, Anchor: link.Head()})
 		if !errors.Is(err, ebpf.ErrNotSupported) {
@@ -140,7 +145,11 @@ func (f *Flows) attachSide(l Link, program *ebpf.Program, at ebpf.AttachType, pa
 		}
 		f.clsact = true
 	}
-	return attachClsact(l.Index, program, parent)
+	h, err := attachClsact(l.Index, program, parent)
+	if err != nil || sandbox == "" {
+		return h, err
+	}
+	return &sandboxHook{path: sandbox, index: l.Index, inner: h}, nil
 }
 
 // Unwatch forgets a device that is gone from the kernel, or is no longer a container's, after its last counts are read.

@@ -54,6 +54,30 @@ func (h *clsactHook) Close() error {
 	return removeEmptyClsact(h.filter.LinkIndex)
 }
 
+// sandboxHook is one in a namespace that has to be entered to remove it.
+type sandboxHook struct {
+	path  string
+	index int
+	inner hook
+}
+
+// Close removes it there. A namespace that is gone took it along.
+func (h *sandboxHook) Close() error {
+	if err := inNetns(h.path, h.inner.Close); !errors.Is(err, ErrNetnsGone) {
+		return err
+	}
+	return nil
+}
+
+// gone tells whether the device that it was on is no more.
+func (h *sandboxHook) gone() bool {
+	err := inNetns(h.path, func() error {
+		_, err := netlink.LinkByIndex(h.index)
+		return err
+	})
+	return errors.Is(err, ErrNetnsGone) || isLinkNotFound(err)
+}
+
 func removeEmptyClsact(index int) error {
 	l, err := netlink.LinkByIndex(index)
 	if err != nil {

@@ -161,6 +161,56 @@ func TestDetachLeftoversInAnotherNamespace(t *testing.T) {
 	}
 }
 
+// What is attached inside a container is removed there, not from the host's device of that number.
+func TestSandboxHooks(t *testing.T) {
+	enterFreshNetns(t)
+	inside := newNamespace(t)
+	outside := vethPair(t, inside)
+	inside.do(t, func() {
+		addLink(t, &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "child", ParentIndex: mustLink(t, "inside").Attrs().Index}})
+	})
+	flows := openClsactFlows(t)
+	mustWatchOutside(t, flows, outside, true)
+	watched, err := flows.WatchSandbox(inside.path())
+	if err != nil || len(watched) != 1 {
+		t.Fatalf("watched %v, %v; want one device", watched, err)
+	}
+	inside.do(t, func() {
+		if diff := cmp.Diff([]string{filterName, filterName}, filters(t, "child")); diff != "" {
+			t.Errorf("filters inside (-want +got):\n%s", diff)
+		}
+	})
+	if err := flows.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for id := range watched {
+		if !flows.Knows(id) || flows.Devices()["macvlan"] != 1 {
+			t.Error("a living device was swept")
+		}
+		if err := flows.Unwatch(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inside.do(t, func() {
+		if left := filters(t, "child"); len(left) != 0 || hasClsact(t, "child") {
+			t.Errorf("left inside: %q, clsact %t", left, hasClsact(t, "child"))
+		}
+	})
+	if !hasClsact(t, "outside") {
+		t.Error("the host's device was taken for the container's")
+	}
+	if _, err := flows.WatchSandbox(inside.path()); err != nil {
+		t.Fatal(err)
+	}
+	inside.do(t, func() { deleteLink(t, "child") })
+	if err := flows.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if n := flows.Devices()["macvlan"]; n != 0 {
+		t.Errorf("%d dead devices are still watched", n)
+	}
+}
+
 func TestDetachLeftoversLeavesOthersAlone(t *testing.T) {
 	enterFreshNetns(t)
 	outside := vethPair(t, newNamespace(t))

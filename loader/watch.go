@@ -149,7 +149,7 @@ func (f *Flows) WatchSandbox(path string) (map[DeviceID]Link, error) {
 			if l.Kind != "macvlan" && l.Kind != "ipvlan" {
 				continue
 			}
-			id, err := f.WatchInside(l, false)
+			id, err := f.watchInside(l, path, false)
 			if err != nil {
 				return err
 			}
@@ -161,7 +161,7 @@ func (f *Flows) WatchSandbox(path string) (map[DeviceID]Link, error) {
 }
 
 // Sweep forgets devices that died in another namespace, of which the host gets no news. A tcx link whose device is gone
-// says ifindex 0.
+// says ifindex 0; for a clsact filter the namespace is looked into.
 func (f *Flows) Sweep() error {
 	f.mu.Lock()
 	var dead []DeviceID
@@ -180,6 +180,9 @@ func (f *Flows) Sweep() error {
 
 func (d *device) dead() bool {
 	for _, h := range d.hooks {
+		if inside, ok := h.(*sandboxHook); ok && inside.gone() {
+			return true
+		}
 		l, ok := h.(link.Link)
 		if !ok {
 			continue
