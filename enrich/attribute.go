@@ -152,7 +152,7 @@ func (s *State) memberOnHost(cgroup string) *member {
 	if m.onHost() {
 		return m
 	}
-	if owner := s.member(m.sharedWith()); owner != nil && owner.onHost() {
+	if owner := s.members[m.sharedWith()]; owner != nil && owner.onHost() {
 		return owner
 	}
 	return nil

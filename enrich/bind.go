@@ -49,12 +49,12 @@ func (s *State) Process(p loader.Process) {
 		return
 	}
 	if m := s.members[id]; m != nil {
-		if owner := s.member(m.sharedWith()); owner != nil {
+		if owner := s.members[m.sharedWith()]; owner != nil {
 			id = owner.ID
 		}
 	}
 	m := s.members[id]
-	if bound := s.member(s.netns[p.Netns]); bound != nil && bound.alive() {
+	if bound := s.members[s.netns[p.Netns]]; bound != nil && bound.alive() {
 		// The first container of a namespace owns it, others joined it, unless one is known to have come with its own:
 		// then the number is that of a dead namespace, used again.
 		if bound == m || m == nil || m.sketch {
@@ -118,11 +118,6 @@ func (s *State) memberByPID(pid int) string {
 		}
 	}
 	return ""
-}
-
-// member finds a container by its ID, nil: there is none.
-func (s *State) member(id string) *member {
-	return s.members[id]
 }
 
 // bindNetnsID learns the number of a container's namespace, and takes the links that lead there for the container's.

@@ -174,7 +174,8 @@ func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 
 // Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
-// was added to for as long. alive are the owners that live now; of their networks those are, for which series were planned of late. What belongs to the host itself stays.
+// was added to for as long. alive are the owners that live now; of their networks, those live for which series were
+// planned of late. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

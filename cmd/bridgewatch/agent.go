@@ -101,12 +101,12 @@ func (a *agent) signalsOff() error {
 
 // processes lists what runs, and finds the number of the host's namespace, which is this process's own.
 func (a *agent) processes() ([]loader.Process, loader.Netns) {
+	if a.execs == nil {
+		return nil, loader.OwnNetns()
+	}
 	inode, err := loader.HostNetnsInode()
 	if err != nil {
 		a.log.Warn("own namespace is unknown", "error", err)
-	}
-	if a.execs == nil {
-		return nil, loader.OwnNetns()
 	}
 	processes, err := a.execs.Running()
 	if err != nil {
@@ -190,11 +190,8 @@ func (a *agent) checkPlace() error {
 func (a *agent) collect() {
 	a.collecting.Lock()
 	defer a.collecting.Unlock()
-	flows, drops := a.read()
-	enrichedFlows, enrichedDrops := a.state.Attribute(flows, drops)
 	a.metrics.SetInventory(a.state.Inventory())
-	a.metrics.AddFlows(enrichedFlows)
-	a.metrics.AddDrops(enrichedDrops)
+	a.count()
 	own := a.status()
 	a.metrics.SetOwn(&own)
 }
@@ -204,10 +201,14 @@ func (a *agent) collect() {
 func (a *agent) settle() {
 	a.collecting.Lock()
 	defer a.collecting.Unlock()
-	flows, drops := a.read()
-	enrichedFlows, enrichedDrops := a.state.Attribute(flows, drops)
-	a.metrics.AddFlows(enrichedFlows)
-	a.metrics.AddDrops(enrichedDrops)
+	a.count()
+}
+
+// count takes what the kernel has counted all the way to the series. collecting is held.
+func (a *agent) count() {
+	flows, drops := a.state.Attribute(a.read())
+	a.metrics.AddFlows(flows)
+	a.metrics.AddDrops(drops)
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
