@@ -175,6 +175,9 @@ func (s *State) LinkChanged(change loader.LinkChange) {
 		}
 		return
 	}
+	if change.Master == 0 && p.owner != "" {
+		change.Master = p.Master // a container's veth leaves its bridge a moment before it is gone, and its last counts are read
+	}
 	p.Link = change.Link
 	p.gone = time.Time{}
 	if p.PeerNetnsID < 0 || p.Kind != "veth" {

@@ -68,3 +68,19 @@ func TestSettlesBeforeAnAddressMoves(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A veth is taken off its bridge just before it is removed: what it carried was still of that network.
+func TestLastCountsKeepTheirNetwork(t *testing.T) {
+	w := newWorld(t)
+	id := strings.Repeat("a1", 32)
+	veth := loader.Link{Index: 70, Name: "veth70", Kind: "veth", Master: webBridge, PeerNetnsID: 5}
+	w.LinkChanged(change(veth))
+	w.Process(loader.Process{Netns: 90, PID: 100, Cgroup: id, Ports: [4]loader.Port{{Index: 6, Peer: 70}}})
+	w.SketchContainer(Container{ID: id, Name: "moment"})
+	veth.Master = 0
+	w.LinkChanged(change(veth))
+	flows, _ := w.Attribute([]loader.Flow{{Device: 70, TX: loader.Counts{Skbs: 1, Packets: 1, Bytes: 60}}}, nil)
+	if len(flows) != 1 || flows[0].Network != "web" {
+		t.Fatalf("attributed to %+v, want network web", flows)
+	}
+}
