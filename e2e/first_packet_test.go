@@ -54,12 +54,16 @@ func TestFirstPacket(t *testing.T) {
 // requireTransmitted holds what the agent counted of what a container sent against the truth.
 func requireTransmitted(t *testing.T, metrics lab.Metrics, name, network string, truth lab.Counted) {
 	t.Helper()
+	if got := transmitted(metrics, name, network); got != truth {
+		t.Errorf("%s on %s: counted %+v, transmitted %+v", name, network, got, truth)
+	}
+}
+
+// transmitted is what the agent counted of what a container sent.
+func transmitted(metrics lab.Metrics, name, network string) lab.Counted {
 	labels := lab.Labels{"container": name, "network": network}
-	got := lab.Counted{
+	return lab.Counted{
 		Packets: sum(metrics, "bridgewatch_skbs_total", labels, "tx"),
 		Bytes:   sum(metrics, "bridgewatch_bytes_total", labels, "tx"),
-	}
-	if got != truth {
-		t.Errorf("%s on %s: counted %+v, transmitted %+v", name, network, got, truth)
 	}
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -36,24 +37,41 @@ func (d device) counters(tb testing.TB) counters {
 // requireEqual holds the agent's counts against the devices' own, since their birth.
 func requireEqual(t *testing.T, agent *lab.Agent, devices ...device) {
 	t.Helper()
-	metrics, own := scrapeBetween(t, agent, devices)
+	var wrong []string
+	for end := time.Now().Add(shown); ; time.Sleep(100 * time.Millisecond) {
+		metrics, own := scrapeBetween(t, agent, devices)
+		if wrong = differences(metrics, devices, own); len(wrong) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	for _, w := range wrong {
+		t.Error(w)
+	}
+}
+
+// differences are those between what was counted and what the devices say of themselves.
+func differences(metrics lab.Metrics, devices []device, own []counters) (wrong []string) {
 	for i, d := range devices {
 		got := counters{
 			sum(metrics, "bridgewatch_skbs_total", d.labels, "rx"), sum(metrics, "bridgewatch_bytes_total", d.labels, "rx"),
 			sum(metrics, "bridgewatch_skbs_total", d.labels, "tx"), sum(metrics, "bridgewatch_bytes_total", d.labels, "tx"),
 		}
 		if got != own[i] {
-			t.Errorf("%s %v: counted %+v, the device says %+v", d.name, d.labels, got, own[i])
+			wrong = append(wrong, fmt.Sprintf("%s %v: counted %+v, the device says %+v", d.name, d.labels, got, own[i]))
 		}
 		segments := counters{rxPackets: sum(metrics, "bridgewatch_packets_total", d.labels, "rx"),
 			txPackets: sum(metrics, "bridgewatch_packets_total", d.labels, "tx")}
 		if d.gsoFree && (segments.rxPackets != own[i].rxPackets || segments.txPackets != own[i].txPackets) {
-			t.Errorf("%s %v: counted %+v packets, the device says %+v", d.name, d.labels, segments, own[i])
+			wrong = append(wrong, fmt.Sprintf("%s %v: counted %+v packets, the device says %+v", d.name, d.labels, segments, own[i]))
 		}
 		if segments.rxPackets < got.rxPackets || segments.txPackets < got.txPackets {
-			t.Errorf("%s %v: fewer packets than skbs: %+v, %+v", d.name, d.labels, segments, got)
+			wrong = append(wrong, fmt.Sprintf("%s %v: fewer packets than skbs: %+v, %+v", d.name, d.labels, segments, got))
 		}
 	}
+	return wrong
 }
 
 // scrapeBetween scrapes while the devices are at rest: their counters are the same before and after.
