@@ -20,6 +20,14 @@ type Container struct {
 	Running     bool
 	StartedAt   time.Time
 	Endpoints   []Endpoint
+	Published   []PublishedPort
+}
+
+// PublishedPort is a port of the host that leads to a container.
+type PublishedPort struct {
+	Host      netip.AddrPort // unspecified address: all of the host's, of its family
+	Container uint16
+	Protocol  string // tcp, udp, sctp
 }
 
 // Endpoint is a container's place on a network.
@@ -28,6 +36,7 @@ type Endpoint struct {
 	Network   string
 	MAC       [6]byte
 	Addresses []netip.Addr
+	Links     []string // legacy links to other containers
 }
 
 // Network is what the engine says of a network.
@@ -43,6 +52,15 @@ type Network struct {
 	VNI       string
 	Subnets   []netip.Prefix
 	Gateways  []netip.Addr
+
+	Created      time.Time
+	Predefined   bool   // Docker made it (bridge, host, none, docker_gwbridge, ingress)
+	Attached     int    // containers that are configured to be on it, running or not; Swarm services do not count
+	ICC          bool   // containers on it may talk with each other
+	Masquerade   bool   // Docker translates what leaves it
+	GatewayMode4 string // nat, routed, isolated, nat-unprotected; "" for the default
+	GatewayMode6 string
+	Parent       string // device that macvlan and ipvlan networks are on
 }
 
 // sharedWith returns the ID of the container whose namespace this one lives in, "" if it has its own.
