@@ -16,6 +16,7 @@ const (
 // Family is a metric: a name and the labels that tell its series apart.
 type Family struct {
 	Name   string // as Prometheus has it
+	Unit   string // as OpenTelemetry has it, in UCUM: By, s, or what is counted in braces. Never 1, which means a ratio
 	Help   string
 	Type   Type
 	Labels []string // in the order in which values are given
@@ -39,70 +40,86 @@ func withIdentity(labels ...string) []string { return slices.Concat(identityLabe
 
 // The families. Names and labels are a contract with dashboards and alerts: adding is free, changing breaks them.
 var (
-	packets = &Family{Name: "bridgewatch_packets_total", Retired: withOwner, Labels: withIdentity("direction"),
+	packets = &Family{Name: "bridgewatch_packets_total", Unit: "{packet}", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Packets that crossed a container's interface, as the container sees it. A GSO frame counts as its segments."}
-	bytes = &Family{Name: "bridgewatch_bytes_total", Retired: withOwner, Labels: withIdentity("direction"),
+	bytes = &Family{Name: "bridgewatch_bytes_total", Unit: "By", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Bytes that crossed a container's interface, with Ethernet headers."}
-	skbs = &Family{Name: "bridgewatch_skbs_total", Retired: withOwner, Labels: withIdentity("direction"),
+	skbs = &Family{Name: "bridgewatch_skbs_total", Unit: "{skb}", Retired: withOwner, Labels: withIdentity("direction"),
 		Help: "Kernel packets that crossed a container's interface: what interface and rule counters count."}
-	networkPackets = &Family{Name: "bridgewatch_network_packets_total", Retired: whenIdle, Labels: []string{"network", "direction"},
+	networkPackets = &Family{Name: "bridgewatch_network_packets_total", Unit: "{packet}", Retired: whenIdle, Labels: []string{"network", "direction"},
 		Help: "Packets that crossed a network's bridge device, between the network and the host or the world. tx leaves the network."}
-	networkBytes = &Family{Name: "bridgewatch_network_bytes_total", Retired: whenIdle, Labels: []string{"network", "direction"},
+	networkBytes = &Family{Name: "bridgewatch_network_bytes_total", Unit: "By", Retired: whenIdle, Labels: []string{"network", "direction"},
 		Help: "Bytes that crossed a network's bridge device, with Ethernet headers."}
-	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total", Retired: whenIdle,
+	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total", Unit: "By", Retired: whenIdle,
 		Labels: []string{"source_stack", "source_service", "destination_stack", "destination_service", "network", "protocol"},
 		Help:   "Bytes from one service to another, counted once, at the sender if it is a container of this host."}
 
-	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total", Retired: withOwner,
+	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total", Unit: "{packet}", Retired: withOwner,
 		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
 		Help:   "Packets that the kernel dropped. Identity is the victim's, scope is the place."}
-	droppedBytes = &Family{Name: "bridgewatch_dropped_bytes_total", Retired: withOwner,
+	droppedBytes = &Family{Name: "bridgewatch_dropped_bytes_total", Unit: "By", Retired: withOwner,
 		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
 		Help:   "Bytes of the packets that the kernel dropped."}
-	dropLocations = &Family{Name: "bridgewatch_drop_locations_total", Labels: []string{"reason", "function"},
+	dropLocations = &Family{Name: "bridgewatch_drop_locations_total", Unit: "{skb}", Labels: []string{"reason", "function"},
 		Help: "Kernel packets dropped, by the kernel function that dropped them."}
 
-	observedPackets = &Family{Name: "bridgewatch_observed_packets_total", Labels: []string{"signal"},
+	listenOverflows = &Family{Name: "bridgewatch_tcp_listen_overflows_total", Unit: "{connection}", Retired: withOwner, Labels: withIdentity(),
+		Help: "Connections that a container's programs did not accept in time, so that the kernel turned them away."}
+	unnattedEgress = &Family{Name: "bridgewatch_unnatted_egress_packets_total", Unit: "{packet}", Retired: withOwner, Labels: withIdentity(),
+		Help: "Packets that left the host under a container's private address, which no answer finds its way back to."}
+	conntrackEntries = &Family{Name: "bridgewatch_conntrack_entries", Unit: "{entry}", Type: Gauge, Labels: withIdentity(),
+		Help: "Entries of the connection tracking table of a network namespace."}
+	conntrackLimit = &Family{Name: "bridgewatch_conntrack_limit", Unit: "{entry}", Type: Gauge, Labels: withIdentity(),
+		Help: "Entries that the connection tracking table has room for."}
+
+	finding = &Family{Name: "bridgewatch_finding", Unit: "{finding}", Type: Gauge, Labels: withIdentity("id", "severity"),
+		Help: "1 while a finding holds for a subject, and for some time after. Its runbook has the name of its id."}
+	findingStart = &Family{Name: "bridgewatch_finding_start_timestamp_seconds", Unit: "s", Type: Gauge, Labels: withIdentity("id", "severity"),
+		Help: "When a finding began to hold, in Unix time."}
+	findingsRaised = &Family{Name: "bridgewatch_findings_raised_total", Unit: "{finding}", Labels: []string{"id", "severity"},
+		Help: "How often a finding began to hold."}
+
+	observedPackets = &Family{Name: "bridgewatch_observed_packets_total", Unit: "{packet}", Labels: []string{"signal"},
 		Help: "All packets that a signal has counted since it started, whoever they belonged to. Never retired."}
-	unattributedPackets = &Family{Name: "bridgewatch_unattributed_packets_total", Labels: []string{"signal"},
+	unattributedPackets = &Family{Name: "bridgewatch_unattributed_packets_total", Unit: "{packet}", Labels: []string{"signal"},
 		Help: "Packets whose namespace or device belongs to no container and not to the host."}
-	lostRecords = &Family{Name: "bridgewatch_lost_records_total", Labels: []string{"signal", "place"},
+	lostRecords = &Family{Name: "bridgewatch_lost_records_total", Unit: "{record}", Labels: []string{"signal", "place"},
 		Help: "What could not be recorded in full, by the place where it was lost."}
 
-	containerInfo = &Family{Name: "bridgewatch_container_info", Type: Gauge,
+	containerInfo = &Family{Name: "bridgewatch_container_info", Unit: "{container}", Type: Gauge,
 		Labels: []string{"stack", "service", "container", "container_id", "name", "image"},
 		Help:   "A running container. Always 1."}
-	containerStart = &Family{Name: "bridgewatch_container_start_time_seconds", Type: Gauge,
+	containerStart = &Family{Name: "bridgewatch_container_start_time_seconds", Unit: "s", Type: Gauge,
 		Labels: []string{"stack", "service", "container", "container_id"},
 		Help:   "When a running container started, in Unix time."}
-	networkInfo = &Family{Name: "bridgewatch_network_info", Type: Gauge,
+	networkInfo = &Family{Name: "bridgewatch_network_info", Unit: "{network}", Type: Gauge,
 		Labels: []string{"network", "network_id", "driver", "network_scope", "vni", "encrypted", "internal", "mtu"},
 		Help:   "A Docker network. Always 1."}
-	nodeInfo = &Family{Name: "bridgewatch_node_info", Type: Gauge,
+	nodeInfo = &Family{Name: "bridgewatch_node_info", Unit: "{node}", Type: Gauge,
 		Labels: []string{"node", "node_id", "swarm_id", "role", "address"},
 		Help:   "The Docker host. Always 1."}
 
-	buildInfo = &Family{Name: "bridgewatch_build_info", Type: Gauge, Labels: []string{"version", "revision", "goversion"},
+	buildInfo = &Family{Name: "bridgewatch_build_info", Unit: "{agent}", Type: Gauge, Labels: []string{"version", "revision", "goversion"},
 		Help: "The agent. Always 1."}
-	signalEnabled = &Family{Name: "bridgewatch_signal_enabled", Type: Gauge, Labels: []string{"signal", "reason"},
+	signalEnabled = &Family{Name: "bridgewatch_signal_enabled", Unit: "{signal}", Type: Gauge, Labels: []string{"signal", "reason"},
 		Help: "1 while a signal runs; 0 with the reason why it does not."}
-	signalStart = &Family{Name: "bridgewatch_signal_start_time_seconds", Type: Gauge, Labels: []string{"signal"},
+	signalStart = &Family{Name: "bridgewatch_signal_start_time_seconds", Unit: "s", Type: Gauge, Labels: []string{"signal"},
 		Help: "When a running signal started, in Unix time."}
-	attachedDevices = &Family{Name: "bridgewatch_attached_devices", Type: Gauge, Labels: []string{"device_kind"},
+	attachedDevices = &Family{Name: "bridgewatch_attached_devices", Unit: "{device}", Type: Gauge, Labels: []string{"device_kind"},
 		Help: "Devices that the flow signal watches."}
-	dockerUp = &Family{Name: "bridgewatch_docker_up", Type: Gauge,
+	dockerUp = &Family{Name: "bridgewatch_docker_up", Unit: "{engine}", Type: Gauge,
 		Help: "1 while the agent is connected to the Docker engine."}
-	programRunSeconds = &Family{Name: "bridgewatch_program_run_seconds_total", Labels: []string{"program"},
+	programRunSeconds = &Family{Name: "bridgewatch_program_run_seconds_total", Unit: "s", Labels: []string{"program"},
 		Help: "Time that a BPF program took while the kernel measured it, which is during short samples only. Divide by runs."}
-	programRuns = &Family{Name: "bridgewatch_program_runs_total", Labels: []string{"program"},
+	programRuns = &Family{Name: "bridgewatch_program_runs_total", Unit: "{run}", Labels: []string{"program"},
 		Help: "Runs of a BPF program while the kernel measured it."}
-	mapEntries = &Family{Name: "bridgewatch_map_entries", Type: Gauge, Labels: []string{"map"},
+	mapEntries = &Family{Name: "bridgewatch_map_entries", Unit: "{entry}", Type: Gauge, Labels: []string{"map"},
 		Help: "Entries that the last reading of a BPF map found."}
-	mapCapacity = &Family{Name: "bridgewatch_map_capacity", Type: Gauge, Labels: []string{"map"},
+	mapCapacity = &Family{Name: "bridgewatch_map_capacity", Unit: "{entry}", Type: Gauge, Labels: []string{"map"},
 		Help: "Entries that a BPF map has room for between two readings."}
-	seriesCount = &Family{Name: "bridgewatch_series", Type: Gauge, Labels: []string{"metric"},
+	seriesCount = &Family{Name: "bridgewatch_series", Unit: "{series}", Type: Gauge, Labels: []string{"metric"},
 		Help: "Series of a metric."}
-	seriesOverflow = &Family{Name: "bridgewatch_series_overflow_total", Labels: []string{"metric"},
+	seriesOverflow = &Family{Name: "bridgewatch_series_overflow_total", Unit: "{update}", Labels: []string{"metric"},
 		Help: "Updates that found their budget of series used up and went to ~other."}
 )
 
@@ -111,6 +128,8 @@ func Families() []*Family {
 	return []*Family{
 		packets, bytes, skbs, networkPackets, networkBytes, conversationBytes,
 		droppedPackets, droppedBytes, dropLocations,
+		listenOverflows, unnattedEgress, conntrackEntries, conntrackLimit,
+		finding, findingStart, findingsRaised,
 		observedPackets, unattributedPackets, lostRecords,
 		containerInfo, containerStart, networkInfo, nodeInfo,
 		buildInfo, signalEnabled, signalStart, attachedDevices, dockerUp,

@@ -14,6 +14,7 @@ import (
 func TestFamilies(t *testing.T) {
 	name := regexp.MustCompile(`^bridgewatch_[a-z][a-z_]*[a-z]$`)
 	label := regexp.MustCompile(`^[a-z][a-z_]*[a-z]$`)
+	unit := regexp.MustCompile(`^(By|s|\{[a-z]+\})$`) // never 1, of which Prometheus makes a ratio
 	seen := make(map[string]bool)
 	for _, f := range Families() {
 		if seen[f.Name] {
@@ -22,6 +23,9 @@ func TestFamilies(t *testing.T) {
 		seen[f.Name] = true
 		if !name.MatchString(f.Name) || strings.HasSuffix(f.Name, "_total") != (f.Type == Counter) {
 			t.Errorf("%s is no name for its type", f.Name)
+		}
+		if !unit.MatchString(f.Unit) || strings.Contains(f.Name, "_bytes") != (f.Unit == "By") || strings.Contains(f.Name, "_seconds") != (f.Unit == "s") {
+			t.Errorf("%s has the unit %q", f.Name, f.Unit)
 		}
 		if f.Help == "" || !strings.HasSuffix(f.Help, ".") {
 			t.Errorf("help of %s is %q, want sentences", f.Name, f.Help)

@@ -251,6 +251,19 @@ func (s *Store) Each(visit func(f *Family, series *Series, value float64)) {
 	}
 }
 
+// ContainerIDs returns those of the running containers of an identity.
+func (s *Store) ContainerIDs(o Owner) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	for _, series := range s.families[containerInfo].list {
+		if v := series.Values; (Owner{v[0], v[1], v[2]}) == o {
+			ids = append(ids, v[3])
+		}
+	}
+	return ids
+}
+
 // countSeries brings the metrics about series themselves up to date.
 func (s *Store) countSeries() {
 	s.mu.Lock()
