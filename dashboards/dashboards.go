@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dashboards holds what an operator loads beside the agent: Grafana dashboards, Prometheus rules and a scrape
-// configuration. They are plain files, embedded so that a binary can write the ones that match its version.
+// Package dashboards holds what an operator loads beside the agent: Grafana dashboards, Prometheus rules, a scrape
+// configuration and one for Alertmanager. They are plain files, embedded so that a binary can write the ones that match its
+// version. The dashboards and the rules about findings are generated: see the program in generate.
 //
 // The package also reads the dashboards' queries out, ready to run, so that a test can hold every panel against a live
 // Prometheus. It touches neither network nor disk.
@@ -17,14 +18,21 @@ import (
 	"time"
 )
 
+//go:generate go run ./generate
+
 // The names of the files in Files.
 const (
-	Overview     = "overview.json"         // Grafana dashboard: who talks, who loses what
-	Rules        = "bridgewatch.rules.yml" // Prometheus recording and alert rules
+	Overview     = "overview.json"         // Grafana dashboard: what is wrong, who loses what, who talks
+	Drops        = "drops.json"            // Grafana dashboard: the signal drop
+	Flow         = "flow.json"             // Grafana dashboard: the signal flow
+	Agent        = "agent.json"            // Grafana dashboard: the agents' own cost and losses
+	Rules        = "bridgewatch.rules.yml" // Prometheus rules: services that lose packets, and the agents
+	FindingRules = "findings.rules.yml"    // Prometheus rules: one alert for each finding
 	ScrapeConfig = "scrape.yml"            // Prometheus scrape configuration
+	Alertmanager = "alertmanager.yml"      // Alertmanager configuration: routes and inhibitions
 )
 
-//go:embed overview.json bridgewatch.rules.yml scrape.yml
+//go:embed overview.json drops.json flow.json agent.json bridgewatch.rules.yml findings.rules.yml scrape.yml alertmanager.yml
 var files embed.FS
 
 // Files returns all that ships with the agent.
@@ -32,14 +40,14 @@ func Files() fs.FS { return files }
 
 // Query is one query of a dashboard, in PromQL and without variables.
 type Query struct {
-	Panel string // title of the panel, or "variable NAME"
-	RefID string // the query's letter within the panel; empty for a variable
+	Panel string // title of the panel, "variable NAME" or "annotation NAME"
+	RefID string // the query's letter within the panel; empty for a variable or an annotation
 	Expr  string
 }
 
 // Queries returns every query that the named dashboard sends when it is opened: those of its panels, with the variables
-// at their defaults, and those that fill its variables. window, a positive time, stands for the range of the dashboard
-// and for the interval of its rates.
+// at their defaults, those that fill its variables, and those that mark moments in its graphs. window, a positive time,
+// stands for the range of the dashboard and for the interval of its rates.
 func Queries(name string, window time.Duration) ([]Query, error) {
 	d, err := read(name)
 	if err != nil {
@@ -57,6 +65,11 @@ func Queries(name string, window time.Duration) ([]Query, error) {
 		}
 		queries = append(queries, Query{Panel: "variable " + v.Name, Expr: fill.Replace(expr)})
 	}
+	for _, a := range d.Annotations.List {
+		if a.Expr != "" {
+			queries = append(queries, Query{Panel: "annotation " + a.Name, Expr: fill.Replace(a.Expr)})
+		}
+	}
 	for _, p := range d.Panels {
 		for _, t := range p.Targets {
 			queries = append(queries, Query{Panel: p.Title, RefID: t.RefID, Expr: fill.Replace(t.Expr)})
@@ -72,8 +85,9 @@ func Queries(name string, window time.Duration) ([]Query, error) {
 
 // dashboard is the part of Grafana's dashboard model that the queries need.
 type dashboard struct {
-	Panels     []panel
-	Templating struct{ List []variable }
+	Panels      []panel
+	Templating  struct{ List []variable }
+	Annotations struct{ List []struct{ Name, Expr string } }
 }
 
 type panel struct {

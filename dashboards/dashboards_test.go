@@ -21,12 +21,7 @@ func TestPanels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids := map[int]string{}
 		for _, p := range d.Panels {
-			if other, taken := ids[p.ID]; taken || p.ID == 0 {
-				t.Errorf("%s: panel %q has id %d, as has %q", name, p.Title, p.ID, other)
-			}
-			ids[p.ID] = p.Title
 			checkPanel(t, name, p)
 		}
 		checkLayout(t, name, d.Panels)
@@ -77,7 +72,7 @@ func TestMetricsAndLabelsExist(t *testing.T) {
 			t.Errorf("panel %q: %s in %s", q.Panel, problem, q.Expr)
 		}
 	}
-	for _, expr := range ruleExprs(t) {
+	for _, expr := range append(ruleExprs(t), annotationExprs(t)...) {
 		for _, problem := range unknownNames(expr) {
 			t.Errorf("rules: %s in %s", problem, expr)
 		}
@@ -88,7 +83,7 @@ func TestMetricsAndLabelsExist(t *testing.T) {
 func TestAggregation(t *testing.T) {
 	exprs := ruleExprs(t)
 	for _, q := range allQueries(t) {
-		if !strings.HasPrefix(q.Panel, "variable ") {
+		if q.RefID != "" {
 			exprs = append(exprs, q.Expr)
 		}
 	}
@@ -114,26 +109,81 @@ func TestAggregation(t *testing.T) {
 }
 
 func TestRulesAreComplete(t *testing.T) {
-	for _, alert := range strings.Split(text(t, Rules), "- alert: ")[1:] {
-		name, _, _ := strings.Cut(alert, "\n")
-		if !strings.HasPrefix(name, "Bridgewatch") {
-			t.Errorf("alert %s is not named Bridgewatch…", name)
-		}
-		for _, part := range []string{"for: ", "severity: ", "summary: ", "description: "} {
-			if !strings.Contains(alert, part) {
-				t.Errorf("alert %s has no %q", name, part)
+	for _, file := range ruleFiles {
+		for _, alert := range strings.Split(text(t, file), "- alert: ")[1:] {
+			name, _, _ := strings.Cut(alert, "\n")
+			if !strings.HasPrefix(name, "Bridgewatch") {
+				t.Errorf("alert %s is not named Bridgewatch…", name)
 			}
-		}
-		if strings.Contains(alert, "reason=") {
-			t.Errorf("alert %s looks at reason, which differs between kernels", name)
+			for _, part := range []string{"for: ", "severity: ", "summary: ", "description: ", "runbook_url: "} {
+				if strings.Count(alert, " "+part) != 1 {
+					t.Errorf("alert %s has not one %q", name, part)
+				}
+			}
+			if strings.Contains(alert, "reason=") {
+				t.Errorf("alert %s looks at reason, which differs between kernels", name)
+			}
 		}
 	}
 }
 
+// runbookBase is where findings are explained, and repository where everything else is.
+const (
+	repository  = "https://github.com/bridgewatch/bridgewatch/blob/main/"
+	runbookBase = repository + "docs/findings/"
+)
+
+var runbookURL = regexp.MustCompile(`(?m)runbook_url: (\S+)$`)
+
+// Every alert has a page, and a section of its own where the page has more than one.
+func TestRunbooksExist(t *testing.T) {
+	for _, file := range ruleFiles {
+		for _, m := range runbookURL.FindAllStringSubmatch(text(t, file), -1) {
+			path, anchor, _ := strings.Cut(strings.TrimPrefix(m[1], repository), "#")
+			page, err := os.ReadFile(filepath.Join("..", path))
+			if err != nil {
+				t.Errorf("%s: %v", m[1], err)
+				continue
+			}
+			if anchor != "" && !slices.Contains(anchors(string(page)), anchor) {
+				t.Errorf("%s has no section %s", path, anchor)
+			}
+		}
+	}
+}
+
+var heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+
+// anchors are those of a page's headings that are one word.
+func anchors(page string) []string {
+	var all []string
+	for _, m := range heading.FindAllStringSubmatch(page, -1) {
+		all = append(all, strings.ToLower(strings.Trim(m[1], "`")))
+	}
+	return all
+}
+
 // The rules and the rules' own tests in bridgewatch.rules.test.yml.
 func TestRules(t *testing.T) {
-	promtool(t, "check", "rules", "--lint=all", "--lint-fatal", Rules)
+	for _, file := range ruleFiles {
+		promtool(t, "check", "rules", "--lint=all", "--lint-fatal", file)
+	}
 	promtool(t, "test", "rules", "bridgewatch.rules.test.yml")
+}
+
+// Every alert of bridgewatch.rules.yml has a case in which it fires, by name.
+func TestRulesAreTested(t *testing.T) {
+	cases, err := os.ReadFile("bridgewatch.rules.test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alert := range strings.Split(text(t, Rules), "- alert: ")[1:] {
+		name, _, _ := strings.Cut(alert, "\n")
+		firing := fmt.Sprintf(`alertname="%s", alertstate="firing", `, name)
+		if !strings.Contains(string(cases), firing) && !strings.Contains(string(cases), "alertname: "+name+"\n") {
+			t.Errorf("no case in bridgewatch.rules.test.yml is about %s", name)
+		}
+	}
 }
 
 func TestScrapeConfig(t *testing.T) {
@@ -208,18 +258,39 @@ func text(t *testing.T, name string) string {
 	return string(b)
 }
 
+// ruleFiles are those with rules of Prometheus.
+var ruleFiles = []string{Rules, FindingRules}
+
 var ruleExpr = regexp.MustCompile(`(?m)^ +expr: (?:>-\n((?: {10,}.*\n)+)|(.+)\n)`)
 
 // ruleExprs returns the expressions of all rules.
 func ruleExprs(t *testing.T) []string {
 	t.Helper()
-	rules := text(t, Rules)
 	var exprs []string
-	for _, m := range ruleExpr.FindAllStringSubmatch(rules, -1) {
-		exprs = append(exprs, m[1]+m[2])
+	for _, file := range ruleFiles {
+		rules := text(t, file)
+		found := ruleExpr.FindAllStringSubmatch(rules, -1)
+		for _, m := range found {
+			exprs = append(exprs, m[1]+m[2])
+		}
+		if count := strings.Count(rules, "expr:"); len(found) != count {
+			t.Fatalf("read %d of %d expressions of %s", len(found), count, file)
+		}
 	}
-	if count := strings.Count(rules, "expr:"); len(exprs) != count {
-		t.Fatalf("read %d of %d expressions", len(exprs), count)
+	return exprs
+}
+
+var annotationExpr = regexp.MustCompile(`printf "(\w+ by [^"]+)"`)
+
+// annotationExprs returns what the rules' annotations ask, without the values of their matchers.
+func annotationExprs(t *testing.T) []string {
+	t.Helper()
+	var exprs []string
+	for _, m := range annotationExpr.FindAllStringSubmatch(text(t, Rules), -1) {
+		exprs = append(exprs, strings.ReplaceAll(m[1], "%q", `""`))
+	}
+	if count := strings.Count(text(t, Rules), "| query"); len(exprs) != count {
+		t.Fatalf("read %d of %d expressions in annotations", len(exprs), count)
 	}
 	return exprs
 }

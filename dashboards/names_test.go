@@ -7,13 +7,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/bridgewatch/bridgewatch/exporters"
 )
 
-// families returns the agent's metrics with their labels.
+// families returns the agent's metrics with their labels, and those of its process that come with them.
 func families() map[string][]string {
-	all := map[string][]string{}
+	all := map[string][]string{"process_cpu_seconds_total": nil, "process_resident_memory_bytes": nil}
 	for _, f := range exporters.Families() {
 		all[f.Name] = f.Labels
 	}
@@ -24,20 +27,20 @@ func families() map[string][]string {
 var targetLabels = []string{"cluster", "instance", "job", "exported_service", "exported_container"}
 
 // What may stand in a query beside metrics and labels. An unknown word is a misspelt metric.
-var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase
-	absent label_replace last_over_time up m h s ms`)
+var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase changes
+	absent label_replace last_over_time max_over_time vector up m h s ms`)
 
 var (
 	quoted   = regexp.MustCompile(`"[^"]*"`)
 	word     = regexp.MustCompile(`[a-zA-Z_~][a-zA-Z0-9_:]*`)
 	selector = regexp.MustCompile(`(\w+)\{([^}]*)\}`)
 	matcher  = regexp.MustCompile(`(\w+)\s*[=!]`)
-	grouping = regexp.MustCompile(`\bby \(([^)]*)\)`)
+	grouping = regexp.MustCompile(`\b(?:by|on) \(([^)]*)\)`)
 	recorded = regexp.MustCompile(`\b\w+:\w+:\w+\b`)
 	duration = regexp.MustCompile(`\[[^\]]*\]`)
 )
 
-// groupings returns the labels of each by clause of a PromQL expression.
+// groupings returns the labels of each by and on clause of a PromQL expression.
 func groupings(expr string) [][]string {
 	var all [][]string
 	for _, m := range grouping.FindAllStringSubmatch(expr, -1) {
@@ -76,4 +79,23 @@ func unknownNames(expr string) []string {
 		}
 	}
 	return problems
+}
+
+// The check itself finds what it is there to find.
+func TestUnknownNames(t *testing.T) {
+	for _, tc := range []struct {
+		expr string
+		want []string
+	}{
+		{`sum by (instance, id) (bridgewatch_finding{severity="critical", container!=""} == 1)`, nil},
+		{`sum(rate(bridgewatch_packets[5m]))`, []string{"no metric bridgewatch_packets"}},
+		{`bridgewatch_finding{cause="filtered"}`, []string{"bridgewatch_finding has no label cause"}},
+		{`max by (instance, cause) (bridgewatch_finding{id="x"})`, []string{"no label cause"}},
+		{`process_open_fds`, []string{"no metric process_open_fds"}},
+		{`bridgewatch_docker_up and on (job, node) bridgewatch_build_info`, []string{"no label node"}},
+	} {
+		if diff := cmp.Diff(tc.want, unknownNames(tc.expr)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.expr, diff)
+		}
+	}
 }

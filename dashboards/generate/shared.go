@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// Panels that more than one page has.
+
+func receivers(id int) panel {
+	return panel{id, "Containers that receive most",
+		"The ten containers that receive most bytes, as the container sees it, with the Ethernet header. An unexpected name: find its " +
+			"partner in Top conversations. A line that ends: the container is gone, or see the panel Signals.",
+		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + chosen +
+			`, direction="rx"}[$__rate_interval])))`, "{{container}} {{stack}} {{service}} {{instance}}", false}},
+		lines{unit: "Bps"}}
+}
+
+func senders(id int) panel {
+	return panel{id, "Containers that send most",
+		"The ten containers that send most bytes, as the container sees it, with the Ethernet header. An unexpected name: find its " +
+			"partner in Top conversations. A line that ends: the container is gone, or see the panel Signals.",
+		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + chosen +
+			`, direction="tx"}[$__rate_interval])))`, "{{container}} {{stack}} {{service}} {{instance}}", false}},
+		lines{unit: "Bps"}}
+}
+
+func conversations(id int) panel {
+	return panel{id, "Top conversations",
+		"Who sends to whom: the fifty largest conversations, averaged over the range shown. ~host is the Docker host itself, ~external " +
+			"everything outside it, ~other what did not fit into the table of conversations. A container without a service stands with " +
+			"its own name. A pair that should not talk: take one of the two off that network.",
+		24, 9, []query{{`topk(50, sum by (instance, source_stack, source_service, destination_stack, destination_service, network, protocol) (` +
+			`rate(bridgewatch_conversation_bytes_total{instance=~"$instance", source_stack=~"$stack", source_service=~"$service"}[$__range]) or ` +
+			`rate(bridgewatch_conversation_bytes_total{instance=~"$instance", destination_stack=~"$stack", destination_service=~"$service"}[$__range])))`,
+			"", true}},
+		table{sort: "bytes per second", none: "Nobody talks.", columns: []column{
+			{of: "source_stack", title: "from stack"}, {of: "source_service", title: "from service"},
+			{of: "destination_stack", title: "to stack"}, {of: "destination_service", title: "to service"},
+			{of: "network"}, {of: "protocol"}, {of: "instance"},
+			{of: "Value", title: "bytes per second", unit: "Bps"},
+		}}}
+}
+
+func lossTable(id int) panel {
+	by := "sum by (instance, stack, service, container, network, scope, device_kind, direction, cause, reason, kind) "
+	return panel{id, "Which container, on which network, loses what, and why (kind: $kind)",
+		"One line for each loss in the range shown, the largest first. Identity is the victim; scope is the kind of namespace where it " +
+			"happened; direction is as the victim sees it. cause is the meaning, reason is the kernel's own word. A cause that makes a " +
+			"finding has a runbook: click it. A line without a container belongs to the host. The counts are Prometheus's estimate over " +
+			"the range; /metrics has them exactly.",
+		24, 10, []query{
+			{by + `(increase(bridgewatch_dropped_packets_total{` + chosen + `, kind=~"$kind"}[$__range])) > 0`, "", true},
+			{by + `(increase(bridgewatch_dropped_bytes_total{` + chosen + `, kind=~"$kind"}[$__range])) > 0`, "", true},
+		},
+		table{sort: "packets lost", none: "Nothing was lost.", columns: []column{
+			{of: "stack"}, {of: "service", link: toDrops()}, {of: "container"}, {of: "network"},
+			{of: "Value #A", title: "packets lost", unit: "short", gauge: true}, {of: "Value #B", title: "bytes lost", unit: "bytes"},
+			{of: "cause", link: link{"Runbook", runbooks + "${__value.raw}.md"}}, {of: "reason"}, {of: "direction"}, {of: "scope"},
+			{of: "device_kind", title: "device"}, {of: "kind"}, {of: "instance"},
+		}}}
+}
+
+func signals(id int) panel {
+	return panel{id, "Signals",
+		"Each signal of each agent: on, or off with the reason. What an off signal counts is missing, not zero. bridgewatch check on the " +
+			"host says what would bring it back.",
+		12, 7, []query{{`min by (instance, signal, reason) (bridgewatch_signal_enabled{instance=~"$instance"})`, "{{signal}} {{instance}} {{reason}}", false}},
+		states{on: state{"on", "green"}, off: state{"off", "red"}}}
+}
+
+func docker(id int) panel {
+	return panel{id, "Docker",
+		"Whether the agent hears the Docker engine. While it does not, packets are still counted, but new containers have no names. Check " +
+			"that the engine runs and that the agent may read its socket.",
+		12, 7, []query{{`min by (instance) (bridgewatch_docker_up{instance=~"$instance"})`, "{{instance}}", false}},
+		states{on: state{"connected", "green"}, off: state{"not connected", "red"}}}
+}
