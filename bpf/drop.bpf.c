@@ -18,6 +18,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define GSO_MIN_LENGTH 128 /* shorter frames are not read for their number of segments */
 #define HEADER_NOT_SET 0xffff
+#define IFF_UP (1 << 0)
+#define LINK_STATE_NOCARRIER (1 << 2) /* __LINK_STATE_NOCARRIER in include/linux/netdevice.h */
+#define IPS_DST_NAT (1 << 5) /* include/uapi/linux/netfilter/nf_conntrack_common.h */
 
 const volatile struct drop_config config;
 
@@ -74,6 +77,7 @@ struct place {
 	const struct net_device *device; /* in net, or NULL */
 	__u32 ifindex; /* of device */
 	bool out;
+	bool routed;
 };
 
 /* What the skb's own device says, read through typed pointers, which cost nothing. */
@@ -199,7 +203,8 @@ static __always_inline void locate(struct sk_buff *skb, const struct sock *rx_sk
 	struct device_place device = {};
 	const struct net *socket_net = NULL;
 
-	if (in_kernel(dst)) {
+	place->routed = in_kernel(dst);
+	if (place->routed) {
 		route_device = BPF_CORE_READ(dst, dev);
 		if (!in_kernel(route_device))
 			route_device = NULL;
@@ -256,6 +261,8 @@ static __always_inline void fill_key(struct drop_key *key, const struct place *p
 	key->netns = place->netns;
 	key->ifindex = place->ifindex;
 	key->flags = place->out ? DROP_OUT : 0;
+	if (place->routed)
+		key->flags |= DROP_ROUTED;
 	if (tuple->marks & TUPLE_UNPARSED)
 		key->flags |= DROP_UNPARSED;
 	if (tuple->marks & TUPLE_FRAGMENT)
@@ -280,6 +287,7 @@ static __always_inline void read_conntrack(const struct nf_conn *ct, bool ipv4, 
 		map_ipv4(value->initiator, value->initiator[0]);
 		map_ipv4(value->responder, value->responder[0]);
 	}
+	value->has_dnat = !!(BPF_CORE_READ(ct, status) & IPS_DST_NAT);
 	value->has_conntrack = 1;
 }
 
@@ -338,6 +346,8 @@ static __always_inline void read_evidence(struct sk_buff *skb, const struct plac
 		read_conntrack(place->ct, ipv4, value);
 	read_macs(skb, value);
 	if (device) {
+		value->link_down = !(BPF_CORE_READ(device, flags) & IFF_UP) ||
+				   (BPF_CORE_READ(device, state) & LINK_STATE_NOCARRIER);
 		bpf_core_read_str(value->device, sizeof(value->device), &device->name);
 		bpf_probe_read_kernel_str(value->kind, sizeof(value->kind), BPF_CORE_READ(device, rtnl_link_ops, kind));
 	}

@@ -11,6 +11,7 @@ enum drop_flag {
 	DROP_UNPARSED = 1 << 2,
 	DROP_FRAGMENT = 1 << 3,
 	DROP_VXLAN_OUTER = 1 << 4, /* addresses are tunnel endpoints, vni is set */
+	DROP_ROUTED = 1 << 5, /* what is received has no route before it has passed netfilter's PREROUTING */
 };
 
 struct drop_config {
@@ -48,7 +49,8 @@ struct drop_value {
 	__u8 macs[2 * ETH_ALEN]; /* destination, source */
 	__u8 has_mac;
 	__u8 has_conntrack;
-	__u8 pad[2];
+	__u8 has_dnat; /* the conntrack entry changes the destination */
+	__u8 link_down; /* the device was down or had no carrier */
 	char cgroup[80]; /* of the socket's owner, in the host's namespace only; "" if not known */
 };
 

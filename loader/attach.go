@@ -132,24 +132,33 @@ func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
 	return nil
 }
 
-// attachSide puts the program first, so that nobody else's verdict hides a packet from it. A kernel without tcx (before
-// 6.6) has clsact.
 func (f *Flows) attachSide(l Link, sandbox string, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
-	if !f.clsact {
-		h, err := link.AttachTCX(link.TCXOptions{Interface: l.Index, Program: program, Attach: at, Anchor: link.Head()})
+	h, err := f.attachFirst(l.Index, program, at, parent, flowHandle)
+	if err != nil || sandbox == "" || !f.clsact {
+		return h, err
+	}
+	return &sandboxHook{path: sandbox, index: l.Index, inner: h}, nil
+}
+
+// attacher attaches programs of type tc to devices of the calling thread's namespace.
+type attacher struct {
+	clsact bool // the kernel has no tcx
+}
+
+// attachFirst puts the program first, so that nobody else's verdict hides a packet from it. A kernel without tcx (before
+// 6.6) has clsact, where handle tells our signals' filters apart.
+func (a *attacher) attachFirst(index int, program *ebpf.Program, at ebpf.AttachType, parent, handle uint32) (hook, error) {
+	if !a.clsact {
+		h, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: at, Anchor: link.Head()})
 		if !errors.Is(err, ebpf.ErrNotSupported) {
 			if err != nil {
 				return nil, fmt.Errorf("attach to %s: %w", at, err)
 			}
 			return h, nil
 		}
-		f.clsact = true
+		a.clsact = true
 	}
-	h, err := attachClsact(l.Index, program, parent)
-	if err != nil || sandbox == "" {
-		return h, err
-	}
-	return &sandboxHook{path: sandbox, index: l.Index, inner: h}, nil
+	return attachClsact(index, program, parent, handle)
 }
 
 // Unwatch forgets a device that is gone from the kernel, or is no longer a container's, after its last counts are read.

@@ -29,7 +29,7 @@ type Ability struct {
 // Check tries everything that the signals need. It loads and attaches programs for a moment, and leaves nothing behind.
 func Check() []Ability {
 	return []Ability{
-		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkExecs(), checkLinks(),
+		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkEgress(), checkExecs(), checkLinks(),
 	}
 }
 
@@ -119,6 +119,14 @@ func checkTCX() Ability {
 		a.Remedy = "kernel 6.6 or newer has tcx"
 	}
 	return a
+}
+
+func checkEgress() Ability {
+	egress, err := OpenEgress(EgressConfig{})
+	if err == nil {
+		err = egress.Close()
+	}
+	return ability("egress", "program at uplinks", err, "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; use kernel 5.10 or newer")
 }
 
 func checkExecs() Ability {

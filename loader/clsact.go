@@ -16,14 +16,15 @@ import (
 const (
 	filterName     = "bridgewatch"
 	filterPriority = 1
-	filterHandle   = 0xb71d
+	flowHandle     = 0xb71d
+	egressHandle   = 0xb71e // both may be on one device
 )
 
 // clsactHook is a filter of ours.
 type clsactHook struct{ filter *netlink.BpfFilter }
 
 // attachClsact puts a direct-action filter first in line. The qdisc that carries it may be somebody else's.
-func attachClsact(index int, program *ebpf.Program, parent uint32) (hook, error) {
+func attachClsact(index int, program *ebpf.Program, parent, handle uint32) (hook, error) {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
@@ -32,7 +33,7 @@ func attachClsact(index int, program *ebpf.Program, parent uint32) (hook, error)
 	}
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: index, Parent: parent, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			LinkIndex: index, Parent: parent, Handle: handle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: program.FD(), Name: filterName, DirectAction: true,
 	}

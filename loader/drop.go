@@ -23,8 +23,10 @@ type Drop struct {
 	Device     int    // ifindex in Netns, 0: none
 	DeviceName string // at the time of the first packet
 	DeviceKind string // rtnetlink's kind: veth, bridge, …; "" for hardware and loopback
+	LinkDown   bool   // Device was down or had no carrier, at the first packet
 	InDevice   int    // ifindex in Netns that it came in by, 0: none
 	Outgoing   bool   // made in Netns, not received
+	Routed     bool   // it had a route: what is received has none before it has passed netfilter's PREROUTING
 
 	EtherType       uint16
 	Protocol        uint8
@@ -36,6 +38,8 @@ type Drop struct {
 	// Initiator and Responder are the two ends of its conntrack entry before and behind NAT; not valid without an entry.
 	Initiator netip.Addr
 	Responder netip.Addr
+	// DNAT tells that the entry changes the destination, as that of a connection to a published port does.
+	DNAT bool
 
 	SourceMAC      [6]byte // zero where unknown
 	DestinationMAC [6]byte
@@ -180,6 +184,7 @@ func (d *Drops) drop(k *dropDropKey, v *dropDropValue) Drop {
 		DeviceKind:      text(v.Kind[:]),
 		InDevice:        int(k.Iif),
 		Outgoing:        has(dropDropFlagDROP_OUT),
+		Routed:          has(dropDropFlagDROP_ROUTED),
 		EtherType:       k.EthProto,
 		Protocol:        k.Protocol,
 		Source:          address(k.Saddr),
@@ -201,11 +206,12 @@ func (d *Drops) drop(k *dropDropKey, v *dropDropValue) Drop {
 		drop.Cgroup = ""
 		return drop
 	}
+	drop.LinkDown = v.LinkDown != 0
 	if v.HasMac != 0 {
 		drop.DestinationMAC, drop.SourceMAC = [6]byte(v.Macs[:6]), [6]byte(v.Macs[6:])
 	}
 	if v.HasConntrack != 0 {
-		drop.Initiator, drop.Responder = address(v.Initiator), address(v.Responder)
+		drop.Initiator, drop.Responder, drop.DNAT = address(v.Initiator), address(v.Responder), v.HasDnat != 0
 	}
 	return drop
 }

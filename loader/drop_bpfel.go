@@ -40,6 +40,7 @@ const (
 	dropDropFlagDROP_UNPARSED    dropDropFlag = 4
 	dropDropFlagDROP_FRAGMENT    dropDropFlag = 8
 	dropDropFlagDROP_VXLAN_OUTER dropDropFlag = 16
+	dropDropFlagDROP_ROUTED      dropDropFlag = 32
 )
 
 type dropDropKey struct {
@@ -71,7 +72,8 @@ type dropDropValue struct {
 	Macs         [12]uint8
 	HasMac       uint8
 	HasConntrack uint8
-	Pad          [2]uint8
+	HasDnat      uint8
+	LinkDown     uint8
 	Cgroup       [80]int8
 }
 

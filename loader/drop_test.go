@@ -95,6 +95,7 @@ func TestDropsOfClosedPort(t *testing.T) {
 			want := Drop{
 				Counts: Counts{Skbs: count, Packets: count, Bytes: count * (8 + size)}, // the IP header is off by then
 				Reason: reasonOr(drops, "NO_SOCKET"), Netns: ownNetns(t), Device: 1, DeviceName: "lo", InDevice: 1,
+				Routed:    true, // loopback keeps the sender's
 				EtherType: tc.etherType, Protocol: unix.IPPROTO_UDP, Source: netip.MustParseAddr(tc.source),
 				Destination: destination, SourcePort: port, DestinationPort: closedPort,
 			}

@@ -46,10 +46,10 @@ type Flows struct {
 	reading   sync.Mutex
 	tableFull uint64 // counter at the last Read
 
-	mu           sync.Mutex
+	mu sync.Mutex
+	attacher
 	devices      map[DeviceID]*device
 	nextOwn      DeviceID
-	clsact       bool // the kernel has no tcx
 	beforeAttach uint64
 }
 

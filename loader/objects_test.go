@@ -110,6 +110,14 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 			return flows, err
 		}},
+		{"egress", func(tb testing.TB) (io.Closer, error) {
+			outside := vethPair(tb, newNamespace(tb))
+			egress, err := OpenEgress(EgressConfig{})
+			if err == nil {
+				err = egress.SetDevices([]int{outside.Index})
+			}
+			return egress, err
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			enterFreshNetns(t)
