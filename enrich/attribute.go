@@ -40,7 +40,6 @@ type victim struct {
 // attributeDrop finds place and victim of a drop. It is not final while something may still become known of either.
 func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	drop = Drop{Drop: d, DeviceKind: s.deviceKind(&d), Direction: RX}
-	drop.Cause, drop.Kind = explain(&d)
 	if d.Outgoing {
 		drop.Direction = TX
 	}
@@ -56,12 +55,11 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	default:
 		drop.Scope = ScopeUnknown
 	}
-	if drop.Cause == causeVethDown {
-		// A container that stops takes its link down a moment before the engine says so: wait for that.
+	scene := s.sceneOf(&d)
+	cause := scene.explain()
+	drop.Cause, drop.Kind = cause.Name, cause.Kind
+	if cause.unless != nil && cause.unless(scene) {
 		final = false
-		if s.receiverEnded(&d) {
-			drop.Cause, drop.Kind = "peer-ended", KindApplication
-		}
 	}
 	if found.member == nil {
 		return drop, final
@@ -128,18 +126,6 @@ func (s *State) victimOnHost(d *loader.Drop) (victim, bool) {
 // knowsLinks tells whether news of the drop's devices has come.
 func (s *State) knowsLinks(d *loader.Drop) bool {
 	return (d.Device == 0 || s.links[d.Device] != nil) && (d.InDevice == 0 || s.links[d.InDevice] != nil)
-}
-
-// receiverEnded tells whether the container that a packet was for is no more.
-func (s *State) receiverEnded(d *loader.Drop) bool {
-	m := s.index().mac(s.networkOfBridge(d.Device), d.DestinationMAC)
-	if p := s.links[d.Device]; m == nil && p != nil {
-		m = s.index().mac(s.networkOfBridge(p.Master), d.DestinationMAC)
-	}
-	if m == nil {
-		m = s.memberByAddress(d.Destination)
-	}
-	return m == nil || !m.alive()
 }
 
 // memberOnHost finds the container on the host's network that has the cgroup. A container with a namespace of its own is

@@ -113,7 +113,7 @@ func (s *State) bindPorts(m *member, ports []loader.Port) {
 
 func (s *State) memberByPID(pid int) string {
 	for id, m := range s.members {
-		if m.alive() && m.PID == pid && m.ownsNetns() {
+		if m.alive() && m.PID == pid && m.OwnsNetns() {
 			return id
 		}
 	}
@@ -146,7 +146,7 @@ func (s *State) bindNetnsID(m *member) {
 // process is asked whether it is still there.
 func (s *State) ownerOf(netnsID int) string {
 	for id, m := range s.members {
-		if netnsID < 0 || !m.alive() || m.PID == 0 || m.sketch && m.netnsID < 0 || !m.ownsNetns() {
+		if netnsID < 0 || !m.alive() || m.PID == 0 || m.sketch && m.netnsID < 0 || !m.OwnsNetns() {
 			continue
 		}
 		if m.netnsID >= 0 && m.netnsID != netnsID {
@@ -235,7 +235,7 @@ func (s *State) Unwatched() map[string]string {
 	}
 	paths := make(map[string]string)
 	for id, m := range s.members {
-		if !m.alive() || !m.Running || m.SandboxKey == "" || watched[id] || !m.ownsNetns() {
+		if !m.alive() || !m.Running || m.SandboxKey == "" || watched[id] || !m.OwnsNetns() {
 			continue
 		}
 		for _, e := range m.Endpoints {

@@ -6,16 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
@@ -202,17 +199,21 @@ func (d *Docker) list(ctx context.Context) error {
 	d.state.SetNetworks(networks)
 	listCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	running, err := d.api.ContainerList(listCtx, client.ContainerListOptions{})
+	all, err := d.api.ContainerList(listCtx, client.ContainerListOptions{All: true})
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
+	d.state.SetAttachments(attachments(all.Items))
 	var mu sync.Mutex
 	var containers []Container
 	inspectCtx, cancel := context.WithTimeout(ctx, relistPeriod)
 	defer cancel()
 	group, inspectCtx := errgroup.WithContext(inspectCtx)
 	group.SetLimit(inspectWorkers)
-	for _, summary := range running.Items {
+	for _, summary := range all.Items {
+		if !isRunning(summary.State) {
+			continue
+		}
 		group.Go(func() error {
 			c, err := d.inspect(inspectCtx, summary.ID)
 			switch {
@@ -331,101 +332,6 @@ func (d *Docker) refresh(ctx context.Context, id string) {
 	if err == nil {
 		d.state.PutContainer(c)
 	}
-}
-
-// sketch is what the event of its creation says of a container, which may be all that is ever to be had of one that
-// lives for a moment.
-func sketch(e events.Message) Container {
-	return Container{
-		ID:     e.Actor.ID,
-		Name:   e.Actor.Attributes["name"],
-		Image:  e.Actor.Attributes["image"],
-		Labels: e.Actor.Attributes, // Docker puts all labels among them
-	}
-}
-
-// newListed is what the list of containers says of one: no process and no namespace.
-func newListed(c container.Summary) Container {
-	out := Container{ID: c.ID, Image: c.Image, Labels: c.Labels, NetworkMode: c.HostConfig.NetworkMode, Running: true}
-	if len(c.Names) > 0 {
-		out.Name = strings.TrimPrefix(c.Names[0], "/")
-	}
-	if c.NetworkSettings != nil {
-		out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
-	}
-	return out
-}
-
-func newContainer(c container.InspectResponse) Container {
-	out := Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
-	if c.Config != nil {
-		out.Image = c.Config.Image
-		out.Labels = c.Config.Labels
-	}
-	if c.HostConfig != nil {
-		out.NetworkMode = string(c.HostConfig.NetworkMode)
-	}
-	if c.State != nil {
-		out.PID = c.State.Pid
-		out.Running = c.State.Running
-		// Zero, in year 1, for a container that never ran.
-		if started, err := time.Parse(time.RFC3339Nano, c.State.StartedAt); err == nil && started.Year() > 1 {
-			out.StartedAt = started
-		}
-	}
-	if c.NetworkSettings == nil {
-		return out
-	}
-	out.SandboxKey = c.NetworkSettings.SandboxKey
-	out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
-	return out
-}
-
-func newEndpoints(networks map[string]*network.EndpointSettings) (endpoints []Endpoint) {
-	for name, e := range networks {
-		if e != nil {
-			endpoints = append(endpoints, newEndpoint(name, e))
-		}
-	}
-	return endpoints
-}
-
-func newEndpoint(name string, e *network.EndpointSettings) Endpoint {
-	out := Endpoint{NetworkID: e.NetworkID, Network: name}
-	copy(out.MAC[:], e.MacAddress)
-	for _, a := range []netip.Addr{e.IPAddress, e.GlobalIPv6Address} {
-		if a.IsValid() && !a.IsUnspecified() {
-			out.Addresses = append(out.Addresses, a.Unmap())
-		}
-	}
-	return out
-}
-
-// Options of the bridge and overlay drivers.
-const (
-	optionBridgeName = "com.docker.network.bridge.name"
-	optionMTU        = "com.docker.network.driver.mtu"
-	optionVNI        = "com.docker.network.driver.overlay.vxlanid_list"
-)
-
-func newNetwork(n network.Network) Network {
-	out := Network{
-		ID: n.ID, Name: n.Name, Driver: n.Driver, Scope: n.Scope, Internal: n.Internal,
-		MTU: n.Options[optionMTU], VNI: n.Options[optionVNI],
-	}
-	_, out.Encrypted = n.Options["encrypted"]
-	if n.Driver == "bridge" {
-		out.Bridge = first(n.Options[optionBridgeName], "br-"+n.ID[:min(12, len(n.ID))])
-	}
-	for _, c := range n.IPAM.Config {
-		if c.Subnet.IsValid() {
-			out.Subnets = append(out.Subnets, c.Subnet)
-		}
-		if c.Gateway.IsValid() {
-			out.Gateways = append(out.Gateways, c.Gateway.Unmap())
-		}
-	}
-	return out
 }
 
 // CheckDocker connects to the engine once and returns its version.

@@ -139,18 +139,36 @@ func wantInventory(t *testing.T, got Inventory) {
 	for _, n := range got.Networks {
 		networks[n.Name] = n
 	}
+	created := time.Date(2026, 11, 22, 8, 6, 43, 512345678, time.UTC)
 	for _, want := range []Network{
 		{
 			ID: "f912a84383664e485580d01c187c3d783b6a447125f7dc4884cb8fa8b1419179", Name: "bridge", Driver: "bridge", Scope: "local",
 			Bridge: "docker0", MTU: "1500", Subnets: prefixes("172.17.0.0/16"), Gateways: addresses("172.17.0.1"),
+			Created: created, Predefined: true, Attached: 1, ICC: true, Masquerade: true,
 		},
 		{
 			ID: "cf59ef91e357aec2abcce65c54775a48be6629503a980fcec37c9e1f556a2e4c", Name: "shop_default", Driver: "bridge", Scope: "local",
 			Bridge: "br-cf59ef91e357", Subnets: prefixes("172.30.1.0/24", "fd00:30:1::/64"), Gateways: addresses("172.30.1.1", "fd00:30:1::1"),
+			Created: created, Attached: 1, ICC: true, Masquerade: true,
 		},
 		{
 			ID: "u1sixx4w1upm6mj6mf3fqj6mc", Name: "app_backend", Driver: "overlay", Scope: "swarm", VNI: "4097", Encrypted: true,
 			Subnets: prefixes("10.11.0.0/24"), Gateways: addresses("10.11.0.1"),
+			Created: created, Attached: 2, ICC: true,
+		},
+		{
+			ID: networks["docker_gwbridge"].ID, Name: "docker_gwbridge", Driver: "bridge", Scope: "local", Bridge: "docker_gwbridge",
+			Subnets: networks["docker_gwbridge"].Subnets, Gateways: networks["docker_gwbridge"].Gateways,
+			Created: created, Predefined: true, Masquerade: true,
+		},
+		{
+			ID: networks["lan"].ID, Name: "lan", Driver: "macvlan", Scope: "local", Parent: "eth0",
+			Subnets: networks["lan"].Subnets, Gateways: networks["lan"].Gateways,
+			Created: created, Attached: 1, ICC: true,
+		},
+		{
+			ID: networks["host"].ID, Name: "host", Driver: "host", Scope: "local",
+			Created: created, Predefined: true, Attached: 1, ICC: true,
 		},
 	} {
 		if diff := cmp.Diff(want, networks[want.Name], cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),

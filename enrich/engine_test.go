@@ -100,6 +100,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e.mu.Lock()
 	e.asked = append(e.asked, path)
+	all := r.URL.Query().Get("all") == "1"
 	misbehave, ours, oldest := e.misbehave, e.version, e.oldest
 	e.mu.Unlock()
 	if misbehave != nil && misbehave(path, w, r) {
@@ -115,7 +116,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/events":
 		e.stream(w, r)
 	default:
-		e.answer(path, w)
+		e.answer(path, all, w)
 	}
 }
 
@@ -133,7 +134,7 @@ func older(a, b string) bool {
 }
 
 // answer does what needs no waiting.
-func (e *engine) answer(path string, w http.ResponseWriter) {
+func (e *engine) answer(path string, all bool, w http.ResponseWriter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var found any
@@ -147,7 +148,7 @@ func (e *engine) answer(path string, w http.ResponseWriter) {
 	case path == "/networks":
 		found = e.networks
 	case path == "/containers/json":
-		found = e.summaries()
+		found = e.summaries(all)
 	case strings.HasPrefix(path, "/networks/"):
 		found = byID(e.networks, strings.TrimPrefix(path, "/networks/"))
 	case strings.HasPrefix(path, "/containers/"):
@@ -169,19 +170,21 @@ func byID(objects []map[string]any, id string) map[string]any {
 	return nil
 }
 
-// summaries are what a listing says of the running containers.
-func (e *engine) summaries() []map[string]any {
+// summaries are what a listing says of the running containers, or of all.
+func (e *engine) summaries(all bool) []map[string]any {
 	list := []map[string]any{}
 	for _, c := range e.containers {
-		if state, ok := c["State"].(map[string]any); ok && state["Running"] == true {
-			list = append(list, map[string]any{
-				"Id": c["Id"], "Names": []any{c["Name"]}, "Image": at(c, "Config")["Image"], "ImageID": c["Image"],
-				"Command": "/bin/server -v", "Created": 1795680421, "Ports": []any{}, "Labels": at(c, "Config")["Labels"],
-				"State": "running", "Status": "Up 2 minutes", "Mounts": []any{},
-				"HostConfig":      map[string]any{"NetworkMode": at(c, "HostConfig")["NetworkMode"]},
-				"NetworkSettings": map[string]any{"Networks": at(c, "NetworkSettings")["Networks"]},
-			})
+		state := at(c, "State")
+		if !all && state["Running"] != true {
+			continue
 		}
+		list = append(list, map[string]any{
+			"Id": c["Id"], "Names": []any{c["Name"]}, "Image": at(c, "Config")["Image"], "ImageID": c["Image"],
+			"Command": "/bin/server -v", "Created": 1795680421, "Ports": []any{}, "Labels": at(c, "Config")["Labels"],
+			"State": state["Status"], "Status": "Up 2 minutes", "Mounts": []any{},
+			"HostConfig":      map[string]any{"NetworkMode": at(c, "HostConfig")["NetworkMode"]},
+			"NetworkSettings": map[string]any{"Networks": at(c, "NetworkSettings")["Networks"]},
+		})
 	}
 	return list
 }

@@ -4,7 +4,6 @@ package enrich
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/bridgewatch/bridgewatch/loader"
 )
@@ -94,10 +93,6 @@ func (s *State) isHost(address netip.Addr) bool {
 	if _, ours := s.addresses[address]; ours || address.IsLinkLocalUnicast() {
 		return true
 	}
-	for _, n := range s.networks {
-		if n.Bridge != "" && slices.Contains(n.Gateways, address) {
-			return true
-		}
-	}
-	return false
+	_, gateway := s.index().gateways[address]
+	return gateway
 }

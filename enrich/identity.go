@@ -7,10 +7,10 @@ import "strings"
 // Identity is whose a count is: the labels that everything carries which belongs to somebody. Empty where they do not
 // apply. Equal identities (a task and its successor) are one and the same to every reader.
 type Identity struct {
-	Stack     string // Swarm stack or Compose project
-	Service   string // Swarm or Compose service; unique only with Stack
-	Container string // a name that survives restarts
-	Network   string // Docker network name
+	Stack     string `json:"stack,omitempty"`     // Swarm stack or Compose project
+	Service   string `json:"service,omitempty"`   // Swarm or Compose service; unique only with Stack
+	Container string `json:"container,omitempty"` // a name that survives restarts
+	Network   string `json:"network,omitempty"`   // Docker network name
 }
 
 // Scope is the kind of network namespace where something happened.

@@ -2,15 +2,24 @@
 
 package enrich
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // maxLearned bounds the addresses learned from traffic: a container can send with any source address it likes.
 const maxLearned = 16384
 
-// stationIndex finds containers by what packets carry. It is made anew when a container changed and somebody asks.
+// stationIndex finds containers and networks by what packets carry. It is made anew when one of them changed and somebody
+// asks.
 type stationIndex struct {
 	addresses map[netip.Addr]*member
 	macs      map[stationMAC]*member
+
+	gateways   map[netip.Addr]struct{} // of networks with a bridge: the host's own
+	broadcasts map[netip.Addr]struct{} // of all networks' subnets
+	bridged    map[netip.Prefix]*knownNetwork
+	lengths    map[int]struct{} // of the prefixes in bridged
 }
 
 // stationMAC is a MAC on a network; MACs repeat across networks.
@@ -23,7 +32,14 @@ func (s *State) index() *stationIndex {
 	if s.indexed != nil {
 		return s.indexed
 	}
-	s.indexed = &stationIndex{addresses: make(map[netip.Addr]*member), macs: make(map[stationMAC]*member)}
+	s.indexed = &stationIndex{
+		addresses: make(map[netip.Addr]*member), macs: make(map[stationMAC]*member),
+		gateways: make(map[netip.Addr]struct{}), broadcasts: make(map[netip.Addr]struct{}),
+		bridged: make(map[netip.Prefix]*knownNetwork), lengths: make(map[int]struct{}),
+	}
+	for _, n := range s.networks {
+		s.indexed.addNetwork(n)
+	}
 	for _, m := range s.members {
 		for _, e := range m.Endpoints {
 			if n := s.networks[e.NetworkID]; n != nil && n.Driver == "overlay" {
@@ -37,6 +53,51 @@ func (s *State) index() *stationIndex {
 		}
 	}
 	return s.indexed
+}
+
+func (i *stationIndex) addNetwork(n *knownNetwork) {
+	for _, subnet := range n.Subnets {
+		if last := broadcast(subnet); last.IsValid() {
+			i.broadcasts[last] = struct{}{}
+		}
+		if n.Bridge == "" {
+			continue
+		}
+		subnet = subnet.Masked()
+		if old := i.bridged[subnet]; old == nil || n.gone.IsZero() {
+			i.bridged[subnet] = n
+		}
+		i.lengths[subnet.Bits()] = struct{}{}
+	}
+	for _, gateway := range n.Gateways {
+		if n.Bridge != "" {
+			i.gateways[gateway] = struct{}{}
+		}
+	}
+}
+
+// broadcast returns the last address of an IPv4 subnet that is large enough to have one for broadcast.
+func broadcast(subnet netip.Prefix) netip.Addr {
+	if !subnet.Addr().Is4() || subnet.Bits() > 30 || subnet.Bits() < 0 {
+		return netip.Addr{}
+	}
+	four := subnet.Masked().Addr().As4()
+	binary.BigEndian.PutUint32(four[:], binary.BigEndian.Uint32(four[:])|^uint32(0)>>subnet.Bits())
+	return netip.AddrFrom4(four)
+}
+
+// bridgeNetwork finds the network with a bridge that an address is on, nil if there is none.
+func (i *stationIndex) bridgeNetwork(address netip.Addr) *knownNetwork {
+	for length := range i.lengths {
+		subnet, err := address.Prefix(length)
+		if err != nil {
+			continue // of the other family
+		}
+		if n := i.bridged[subnet]; n != nil {
+			return n
+		}
+	}
+	return nil
 }
 
 // latest chooses between two that had the same address: who lives, else who died last.

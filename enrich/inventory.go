@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,7 +26,7 @@ type Container struct {
 
 // PublishedPort is a port of the host that leads to a container.
 type PublishedPort struct {
-	Host      netip.AddrPort // unspecified address: all of the host's, of its family
+	Host      netip.AddrPort // unspecified address: all of the host's, of its family. Port 0: none, in gateway mode routed
 	Container uint16
 	Protocol  string // tcp, udp, sctp
 }
@@ -36,7 +37,7 @@ type Endpoint struct {
 	Network   string
 	MAC       [6]byte
 	Addresses []netip.Addr
-	Links     []string // legacy links to other containers
+	Links     []string // names of the containers that legacy links lead to
 }
 
 // Network is what the engine says of a network.
@@ -56,9 +57,9 @@ type Network struct {
 	Created      time.Time
 	Predefined   bool   // Docker made it (bridge, host, none, docker_gwbridge, ingress)
 	Attached     int    // containers that are configured to be on it, running or not; Swarm services do not count
-	ICC          bool   // containers on it may talk with each other
-	Masquerade   bool   // Docker translates what leaves it
-	GatewayMode4 string // nat, routed, isolated, nat-unprotected; "" for the default
+	ICC          bool   // containers on it may talk with each other: false only on bridge networks that say so
+	Masquerade   bool   // Docker translates what leaves it: of bridge networks only, and in gateway mode nat
+	GatewayMode4 string // nat, routed, isolated, nat-unprotected; "" for the default, nat
 	GatewayMode6 string
 	Parent       string // device that macvlan and ipvlan networks are on
 }
@@ -72,8 +73,18 @@ func (c *Container) sharedWith() string {
 	return id
 }
 
+// OwnsNetns tells whether the container has a network namespace to itself.
+func (c *Container) OwnsNetns() bool { return c.sharedWith() == "" && !c.onHost() }
+
 // onHost tells whether the container lives in the host's namespace.
 func (c *Container) onHost() bool { return c.NetworkMode == "host" }
+
+// publishes tells whether a port of the container is published, at whatever port of the host.
+func (c *Container) publishes(port uint16, protocol string) bool {
+	return slices.ContainsFunc(c.Published, func(p PublishedPort) bool {
+		return p.Container == port && p.Protocol == protocol
+	})
+}
 
 // childOnly tells whether a network's containers are reached without any device of the host's namespace.
 func (n *Network) childOnly() bool { return n.Driver == "macvlan" || n.Driver == "ipvlan" }
@@ -100,6 +111,11 @@ func (m *member) die(now time.Time) {
 	m.Running = false
 	m.PID = 0
 	m.netnsID = -1
+}
+
+// has tells whether an address is the container's own on one of its networks.
+func (m *member) has(address netip.Addr) bool {
+	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool { return slices.Contains(e.Addresses, address) })
 }
 
 // network returns the name of the network that has the given endpoint MAC or address, or of its only one.

@@ -121,18 +121,3 @@ func TestDropsWaitForTheFirstListing(t *testing.T) {
 		t.Fatalf("settled as %+v, want alpha", drops)
 	}
 }
-
-// A kernel without reasons, before 5.17, has only the function to tell whose business a drop is.
-func TestExplainWithoutReasons(t *testing.T) {
-	for function, want := range map[string]Kind{
-		"tcp_v4_rcv": KindApplication, "udp_queue_rcv_one_skb": KindApplication, "tcp_data_queue": KindBenign,
-		"nft_do_chain": KindFault, "neigh_invalidate": KindFault, "some_function": KindFault,
-	} {
-		if _, kind := explain(&loader.Drop{Function: function}); kind != want {
-			t.Errorf("%s: %s, want %s", function, kind, want)
-		}
-	}
-	if _, kind := explain(&loader.Drop{Function: "tcp_v4_rcv", Reason: "TCP_CSUM"}); kind != KindFault {
-		t.Errorf("a reason is there and not looked at: %s", kind)
-	}
-}

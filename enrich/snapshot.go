@@ -32,9 +32,12 @@ func (s *State) Inventory() Inventory {
 		}
 		inventory.Containers = append(inventory.Containers, s.live(m))
 	}
+	attached := s.attached()
 	for _, n := range s.networks {
 		if n.gone.IsZero() {
-			inventory.Networks = append(inventory.Networks, n.Network)
+			listed := n.Network
+			listed.Attached = attached[n.ID]
+			inventory.Networks = append(inventory.Networks, listed)
 		}
 	}
 	slices.SortFunc(inventory.Containers, func(a, b LiveContainer) int { return strings.Compare(a.Name, b.Name) })
@@ -51,4 +54,34 @@ func (s *State) live(m *member) LiveContainer {
 	}
 	slices.Sort(live.Networks)
 	return live
+}
+
+// attached counts the containers that are configured to be on each network, by its ID: those that the last listing had,
+// and those that have come since. What is gone counts for a minute more.
+func (s *State) attached() map[string]int {
+	ids := make(map[string]string) // a container that never ran knows its networks by name only
+	for _, n := range s.networks {
+		if n.gone.IsZero() {
+			ids[n.Name] = n.ID
+		}
+	}
+	type place struct{ network, container string }
+	seen := make(map[place]bool)
+	counts := make(map[string]int)
+	count := func(container string, endpoints []Endpoint) {
+		for _, e := range endpoints {
+			at := place{first(e.NetworkID, ids[e.Network], e.Network), container}
+			if !seen[at] {
+				seen[at] = true
+				counts[at.network]++
+			}
+		}
+	}
+	for id, endpoints := range s.attachments {
+		count(id, endpoints)
+	}
+	for id, m := range s.members {
+		count(id, m.Endpoints)
+	}
+	return counts
 }

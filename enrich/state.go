@@ -29,20 +29,27 @@ type Config struct {
 type State struct {
 	config Config
 
-	mu        sync.Mutex
-	indexed   *stationIndex // nil: to be made anew
-	pending   pending
-	swept     time.Time // when the dead were last forgotten
-	listed    bool      // the engine's containers are known
-	node      Node
-	members   map[string]*member // by container ID
-	networks  map[string]*knownNetwork
-	links     map[int]*port              // the host's, by ifindex
-	children  map[loader.DeviceID]*child // devices watched inside containers
-	netns     map[loader.Netns]string    // namespace to container ID
-	left      map[loader.Netns]time.Time // when a container moved out of a namespace into a new one
-	learned   map[netip.Addr]string      // addresses seen at a container's device, to its ID
-	addresses map[netip.Addr]struct{}    // the host's own
+	mu      sync.Mutex
+	indexed *stationIndex // nil: to be made anew
+	pending pending
+	// candidates remembers which rules there are for what the kernel says.
+	candidates     map[signature][]candidate
+	swept          time.Time // when the dead were last forgotten
+	listed         bool      // the engine's containers are known
+	conntrackFull  bool
+	forwardingOff4 bool
+	forwardingOff6 bool
+	node           Node
+	members        map[string]*member // by container ID
+	networks       map[string]*knownNetwork
+	// attachments are the endpoints of all containers that the last listing had, by container ID, running or not.
+	attachments map[string][]Endpoint
+	links       map[int]*port              // the host's, by ifindex
+	children    map[loader.DeviceID]*child // devices watched inside containers
+	netns       map[loader.Netns]string    // namespace to container ID
+	left        map[loader.Netns]time.Time // when a container moved out of a namespace into a new one
+	learned     map[netip.Addr]string      // addresses seen at a container's device, to its ID
+	addresses   map[netip.Addr]struct{}    // the host's own
 }
 
 // Node is the engine's host.
@@ -78,15 +85,16 @@ type child struct {
 // NewState makes an empty one.
 func NewState(config Config) *State {
 	return &State{
-		config:    config,
-		members:   make(map[string]*member),
-		networks:  make(map[string]*knownNetwork),
-		links:     make(map[int]*port),
-		children:  make(map[loader.DeviceID]*child),
-		netns:     make(map[loader.Netns]string),
-		left:      make(map[loader.Netns]time.Time),
-		learned:   make(map[netip.Addr]string),
-		addresses: make(map[netip.Addr]struct{}),
+		config:     config,
+		candidates: make(map[signature][]candidate),
+		members:    make(map[string]*member),
+		networks:   make(map[string]*knownNetwork),
+		links:      make(map[int]*port),
+		children:   make(map[loader.DeviceID]*child),
+		netns:      make(map[loader.Netns]string),
+		left:       make(map[loader.Netns]time.Time),
+		learned:    make(map[netip.Addr]string),
+		addresses:  make(map[netip.Addr]struct{}),
 	}
 }
 
@@ -153,7 +161,8 @@ func (s *State) putContainer(c Container) {
 		s.members[c.ID] = m
 	}
 	if !c.Running && len(m.Endpoints) > 0 {
-		c.Endpoints = m.Endpoints // a stopped container's have no addresses, but its last packets had
+		// A stopped container's have no addresses and no ports, but its last packets had.
+		c.Endpoints, c.Published = m.Endpoints, m.Published
 	}
 	if c.PID == 0 {
 		c.PID = m.PID
@@ -171,16 +180,13 @@ func (s *State) putContainer(c Container) {
 	case !c.StartedAt.IsZero():
 		m.die(s.config.Now())
 	}
-	if !m.ownsNetns() {
+	if !m.OwnsNetns() {
 		s.disown(m)
 	}
-	if m.alive() && m.PID != 0 && m.netnsID < 0 && m.ownsNetns() {
+	if m.alive() && m.PID != 0 && m.netnsID < 0 && m.OwnsNetns() {
 		s.bindNetnsID(m)
 	}
 }
-
-// ownsNetns tells whether the container has a network namespace to itself.
-func (m *member) ownsNetns() bool { return m.sharedWith() == "" && !m.onHost() }
 
 // ContainerDied marks a container's end. It may start again, in another namespace.
 func (s *State) ContainerDied(id string) {
@@ -210,6 +216,27 @@ func (s *State) SetContainers(containers []Container, begun time.Time) {
 	}
 }
 
+// SetConntrackFull says whether the host's connection tracking table has no room, or had none a moment ago.
+func (s *State) SetConntrackFull(full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conntrackFull = full
+}
+
+// SetForwardingOff says for which families the host does not forward. Kernels before 5.17 do not say so of a drop.
+func (s *State) SetForwardingOff(ipv4, ipv6 bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forwardingOff4, s.forwardingOff6 = ipv4, ipv6
+}
+
+// SetAttachments says which networks each container, by its ID, is configured to be on, whether it runs or not.
+func (s *State) SetAttachments(attachments map[string][]Endpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attachments = attachments
+}
+
 // PutNetwork adds a network or what is new of it.
 func (s *State) PutNetwork(n Network) {
 	s.mu.Lock()
@@ -222,6 +249,7 @@ func (s *State) PutNetwork(n Network) {
 func (s *State) RemoveNetwork(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.indexed = nil
 	if n := s.networks[id]; n != nil && n.gone.IsZero() {
 		n.gone = s.config.Now()
 	}

@@ -60,6 +60,7 @@ func bridgeNetwork(name, prefix string) Network {
 	return Network{
 		ID: idOf("network " + name), Name: name, Driver: "bridge", Scope: "local", Bridge: "br-" + name,
 		Subnets: []netip.Prefix{netip.MustParsePrefix(prefix + "0/24")}, Gateways: addresses(prefix + "1"),
+		ICC: true, Masquerade: true,
 	}
 }
 

@@ -78,15 +78,26 @@ type Finding struct {
 type hit struct {
 	subject  Subject
 	evidence []Fact
-	// fill are values for what stands in braces in the definition's Confirm, beyond those of the subject.
+	// fill are values for what stands in braces in the definition's Confirm, beyond those of the subject or instead of them.
 	fill map[string]string
 }
 
 // rule is a definition and what finds it.
 type rule struct {
 	Definition
-	find func(*View) []hit
+	after  time.Duration // how long the condition must have held without a break; 0: at once
+	inside bool          // Confirm, a single command, looks at the namespace where it happened, which may be a container's
+	find   func(*View) []hit
 }
+
+// Times that conditions must hold before they count. What drops of the Window show needs none.
+const (
+	// settle lets the engine's word and the kernel's agree: they are read one after the other while things change. It is
+	// two looks, so that doctor sees within its ten seconds what an agent sees.
+	settle = 5 * time.Second
+	// leave lets what is being made get its owner, and what is being removed go.
+	leave = 30 * time.Second
+)
 
 // number is a fact that is one.
 func number(name string, n float64, unit string) Fact { return Fact{Name: name, Number: n, Unit: unit} }

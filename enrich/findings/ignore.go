@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
 )
 
 // LabelIgnore is the label on containers and services with the IDs that their operator accepts there, separated by commas.
@@ -37,8 +40,8 @@ func ParseIgnore(s string) (Ignore, error) {
 	return i, nil
 }
 
-// matches tells whether a finding is the accepted one. A container without a service stands for itself.
-func (i Ignore) matches(id string, s Subject) bool {
+// Matches tells whether a finding is the accepted one. A container without a service stands for itself.
+func (i Ignore) Matches(id string, s Subject) bool {
 	if i.ID != id {
 		return false
 	}
@@ -46,23 +49,38 @@ func (i Ignore) matches(id string, s Subject) bool {
 }
 
 // ignored tells whether the operator accepts a finding for a subject, by flag or by label.
-func (b *Board) ignored(view *View, id string, s Subject) bool {
-	if slices.ContainsFunc(b.config.Ignore, func(i Ignore) bool { return i.matches(id, s) }) {
+func (b *Board) ignored(labels map[enrich.Identity][]string, k key, now time.Time) bool {
+	if slices.ContainsFunc(b.config.Ignore, func(i Ignore) bool { return i.Matches(k.id, k.subject) }) {
 		return true
 	}
-	if s.Container == "" && s.Service == "" {
+	owner := k.subject.Identity
+	owner.Network = ""
+	if owner == (enrich.Identity{}) {
 		return false
 	}
+	accepted, there := labels[owner]
+	switch {
+	case slices.Contains(accepted, k.id):
+		b.accepted[k] = now
+		return true
+	case there:
+		delete(b.accepted, k)
+		return false
+	}
+	// The container has ended, but what it lost in its last minute is still in view.
+	return now.Sub(b.accepted[k]) < 2*Window
+}
+
+// ignoreLabels are the IDs that the labels of running containers accept, by who they are. Equal ones accept together.
+func ignoreLabels(view *View) map[enrich.Identity][]string {
+	labels := make(map[enrich.Identity][]string, len(view.Inventory.Containers))
 	for i := range view.Inventory.Containers {
 		c := &view.Inventory.Containers[i]
-		if c.Identity.Stack != s.Stack || c.Identity.Service != s.Service || c.Identity.Container != s.Container {
-			continue
+		ids := labels[c.Identity]
+		for id := range strings.SplitSeq(c.Labels[LabelIgnore], ",") {
+			ids = append(ids, strings.TrimSpace(id))
 		}
-		for _, accepted := range strings.Split(c.Labels[LabelIgnore], ",") {
-			if strings.TrimSpace(accepted) == id {
-				return true
-			}
-		}
+		labels[c.Identity] = ids
 	}
-	return false
+	return labels
 }

@@ -3,6 +3,7 @@
 package findings
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
@@ -15,11 +16,15 @@ type View struct {
 	Inventory  enrich.Inventory
 	Host       loader.HostState
 	Containers map[string]loader.NetnsState // the namespaces of containers, by ID of the container that owns one
+	Owners     map[int]string               // IDs of the containers that the host's links lead to, by ifindex: State.LinkOwners
+	Listed     bool                         // the engine's containers are known, so that others are not there: State.Listed
+	ClearAPIs  []netip.AddrPort             // where the host offers Docker's API without encryption: enrich.ClearAPIs
 
-	// What happened within the last Window, summed by whom it concerns.
+	// What happened within the last Window, summed by whom it concerns: see Recent.Fill.
 	Losses  []Loss
 	Leaks   []Leak
 	Inbound []Inbound
+	Rises   map[string]Rise // by ID of the container that owns the namespace
 
 	Config Config
 }
@@ -33,9 +38,13 @@ type Loss struct {
 	Cause   string
 	Kind    enrich.Kind
 	Packets uint64
-	First   time.Time
-	Last    time.Time
-	Example enrich.Drop // the latest of them
+	// Repeated are those of the packets whose sender had lost others to the same destination a while before: it has not
+	// adapted. A lower bound; only some destinations are remembered.
+	Repeated    uint64
+	ToContainer bool // the latest was for an address that a container has, or had within the Window
+	First       time.Time
+	Last        time.Time
+	Example     enrich.Drop // the latest of them
 }
 
 // Leak is what one container sent out of the host under its private address within the Window.
@@ -53,4 +62,11 @@ type Inbound struct {
 	Port        uint16
 	Protocol    uint8
 	Packets     uint64
+	Remote      netip.Addr // who sent the latest
+}
+
+// Rise is how much counters of a container's namespace have grown within the Window.
+type Rise struct {
+	ListenOverflows uint64
+	ListenDrops     uint64
 }

@@ -1,0 +1,615 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package findings
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// raised is what a case expects: all that a rule decides itself.
+type raised struct {
+	ID       string
+	Subject  Subject
+	Evidence []Fact
+	Confirm  string
+}
+
+// ruleCase changes the healthy host. It lists all that is found then.
+type ruleCase struct {
+	name   string
+	change func(*View)
+	want   []raised
+}
+
+func onTheHost(object string) Subject { return Subject{Scope: enrich.ScopeHost, Object: object} }
+
+// one is a single expected finding.
+func one(id string, subject Subject, confirm string, evidence ...Fact) []raised {
+	return []raised{{id, subject, evidence, confirm}}
+}
+
+func TestRules(t *testing.T) {
+	for _, cases := range [][]ruleCase{filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), inventoryCases()} {
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				view := healthy()
+				c.change(&view)
+				var got []raised
+				for _, f := range look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, leave) {
+					got = append(got, raised{f.ID, f.Subject, f.Evidence, f.Confirm})
+				}
+				if diff := cmp.Diff(c.want, got); diff != "" {
+					t.Errorf("findings (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// TestLosses covers all rules that drops alone can raise, for what one container lost, and just not.
+func TestLosses(t *testing.T) {
+	victims := map[string]uint64{ // and how many packets it takes
+		"filtered": 10, "foreign-program": 10, "rp-filter": 10, "direct-route-drop": 10, "unpublished-port": 10,
+		"icc-false": 10, "internal-net": 10, "isolation-between-bridges": 10, "veth-down": 10, "mtu-bridge": 10, "hairpin": 10,
+		"csum-offload": 10, "v6-disabled": 10, "macvlan-host": 10, "no-route": 10, "localnet": 10, "ttl-loop": 100,
+		"dead-endpoint": 10, "neigh-queue": 10, "qdisc": 100, "no-memory": 10, "fragment-lost": 10, "unknown": 10,
+	}
+	host := []string{"forward-policy-drop", "cpu-backlog", "ip-forward-off", "conntrack-full", "neigh-overflow"}
+	find := func(losses ...Loss) []Finding {
+		view := healthy()
+		view.Losses = losses
+		return look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, 0)
+	}
+	for cause, least := range victims {
+		t.Run(cause, func(t *testing.T) {
+			all := find(loss(cause, least))
+			if len(all) != 1 || all[0].ID != cause {
+				t.Fatalf("%d packets: found %+v", least, all)
+			}
+			if diff := cmp.Diff(webOn("front", enrich.ScopeHost, ""), all[0].Subject); diff != "" {
+				t.Errorf("subject (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(lossFacts(float64(least)), all[0].Evidence); diff != "" {
+				t.Errorf("evidence (-want +got):\n%s", diff)
+			}
+			if all := find(loss(cause, least-1)); len(all) != 0 {
+				t.Errorf("%d packets: found %+v", least-1, all)
+			}
+			nobodys := loss(cause, 100000)
+			nobodys.Subject, nobodys.Example.ContainerID = onTheHost(""), ""
+			if all := find(nobodys); len(all) != 0 {
+				t.Errorf("of nobody known: found %+v", all)
+			}
+		})
+	}
+	for _, cause := range host {
+		t.Run(cause, func(t *testing.T) {
+			nobodys := loss(cause, 4)
+			nobodys.Subject, nobodys.Example.ContainerID = onTheHost(""), ""
+			others := nobodys
+			others.Subject.Scope = enrich.ScopeUnknown // another namespace than the host's and the containers'
+			others.Packets = 100000
+			all := find(loss(cause, 6), nobodys, others)
+			if len(all) != 1 || all[0].ID != cause {
+				t.Fatalf("found %+v", all)
+			}
+			if diff := cmp.Diff(onTheHost(""), all[0].Subject); diff != "" {
+				t.Errorf("subject (-want +got):\n%s", diff)
+			}
+			evidence := append(lossFacts(10)[:1:1], number("containers hit", 1, ""), text("containers", "shop-web-1"))
+			if diff := cmp.Diff(append(evidence, lossFacts(10)[1:]...), all[0].Evidence); diff != "" {
+				t.Errorf("evidence (-want +got):\n%s", diff)
+			}
+			if all := find(loss(cause, 5), nobodys, others); len(all) != 0 {
+				t.Errorf("too few: found %+v", all)
+			}
+		})
+	}
+	for _, cause := range []string{"host-firewall", "no-listener", "multicast", "peer-ended", "rcvbuf"} {
+		if all := find(loss(cause, 100000)); len(all) != 0 {
+			t.Errorf("%s: found %+v", cause, all)
+		}
+	}
+}
+
+// TestLossDetails covers what evidence says where a drop says little, and the commands.
+func TestLossDetails(t *testing.T) {
+	bare := loss("filtered", 50)
+	bare.Example = enrich.Drop{ContainerID: "0123456789abcdef"}
+	bare.Example.Direction = enrich.RX
+	inside := loss("no-route", 50)
+	inside.Subject.Scope = enrich.ScopeContainer
+	ping := loss("unknown", 50)
+	ping.Example.Protocol, ping.Example.SourcePort, ping.Example.DestinationPort = 1, 8, 0
+	arp := loss("dead-endpoint", 50)
+	arp.Example.EtherType = 0x0806
+	program := loss("foreign-program", 50)
+	gone := loss("unpublished-port", 50)
+	gone.Example.ContainerID = "0123456789abcdef"
+	evil := loss("qdisc", 500)
+	evil.Example.DeviceName = "';reboot;'"
+	spaced := loss("icc-false", 50)
+	spaced.Subject.Network = "my net"
+	view := healthy()
+	view.Losses = []Loss{bare, inside, ping, arp, program, gone, evil, spaced}
+
+	type detail struct{ Example, Confirm string }
+	got := map[string]detail{}
+	for _, f := range look(NewBoard(Config{Hold: time.Minute}), view, 0) {
+		d := detail{Confirm: f.Confirm}
+		for _, fact := range f.Evidence {
+			if fact.Name == "example" {
+				d.Example = fact.Text
+			}
+		}
+		got[f.ID] = d
+	}
+	tcp := "172.20.0.2:40000 > 203.0.113.7:443 tcp"
+	want := map[string]detail{
+		"filtered":         {"", "iptables-save -c | grep -E -e '-j (DROP|REJECT)'"},
+		"no-route":         {tcp, "nsenter -t $(docker inspect -f '{{.State.Pid}}' shop-web-1) -n ip route get 203.0.113.7"},
+		"unknown":          {"172.20.0.2 > 203.0.113.7 icmp", "perf trace -a --event skb:kfree_skb sleep 10 2>&1 | grep -e some_function"},
+		"dead-endpoint":    {"172.20.0.2:40000 > 203.0.113.7:443 arp", "ip neigh show 203.0.113.7"},
+		"foreign-program":  {tcp, "bpftool net show dev br-f0f0f0f0f0f0"},
+		"unpublished-port": {tcp, "docker port 0123456789ab"},
+		"qdisc":            {tcp, `tc -s qdisc show dev ''\'';reboot;'\'''`},
+		"icc-false":        {tcp, "docker network inspect -f '{{json .Options}}' 'my net'"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("details (-want +got):\n%s", diff)
+	}
+}
+
+func TestRestartIsNotDeath(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		change   func(*Loss)
+		expected int
+	}{
+		{"to nobody, at once", func(l *Loss) { l.First = start }, 1},
+		{"to a container that restarts", func(l *Loss) { l.First, l.ToContainer = start.Add(-9*time.Second), true }, 0},
+		{"to a container that does not come back", func(l *Loss) { l.First, l.ToContainer = start.Add(-10*time.Second), true }, 1},
+	} {
+		for _, cause := range []string{"dead-endpoint", "neigh-queue"} {
+			l := loss(cause, 50)
+			c.change(&l)
+			view := healthy()
+			view.Losses = []Loss{l}
+			if all := look(NewBoard(Config{Hold: time.Minute}), view, 0); len(all) != c.expected {
+				t.Errorf("%s, %s: found %+v", cause, c.name, all)
+			}
+		}
+	}
+}
+
+func filteringCases() []ruleCase {
+	leak := func(v *View, network string, packets, resets uint64) {
+		v.Leaks = []Leak{{
+			Subject: webOn(network, enrich.ScopeHost, ""), Packets: packets, Resets: resets,
+			Example: loader.Egress{Device: uplinkIndex, Protocol: 17, Source: addr("172.20.0.2"), Destination: addr("8.8.8.8")},
+		}}
+	}
+	const sysctl = "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables"
+	const nat = "iptables-save -t nat | grep -e MASQUERADE -e SNAT"
+	return []ruleCase{
+		{
+			"icc=false is not enforced", func(v *View) {
+				v.network("front").ICC = false
+				v.network("docker_gwbridge").ICC = true
+				v.Host.BridgeNetfilter4 = loader.Off
+			},
+			one("icc-bypass", onNetwork("front"), sysctl,
+				text("net.bridge.bridge-nf-call-iptables", "off"), number("ports on the bridge", 2, "")),
+		},
+		{
+			"icc=false without br_netfilter, on the Swarm's bridge", func(v *View) { v.Host.BridgeNetfilter4 = loader.Absent },
+			one("icc-bypass", onNetwork("docker_gwbridge"), sysctl,
+				text("net.bridge.bridge-nf-call-iptables", "not there"), number("ports on the bridge", 2, "")),
+		},
+		{
+			"icc=false, but IPv6 frames pass", func(v *View) {
+				v.network("docker_gwbridge").Subnets = append(v.network("docker_gwbridge").Subnets, prefix("fd00:1::/64"))
+				v.Host.BridgeNetfilter6 = loader.Off
+			},
+			one("icc-bypass", onNetwork("docker_gwbridge"), sysctl,
+				text("net.bridge.bridge-nf-call-ip6tables", "off"), number("ports on the bridge", 2, "")),
+		},
+		{"icc=false, IPv6 frames pass where there is no IPv6", func(v *View) { v.Host.BridgeNetfilter6 = loader.Off }, nil},
+		{"icc=false with one container", func(v *View) {
+			v.Host.BridgeNetfilter4 = loader.Off
+			v.Host.Links = v.Host.Links[:8] // without the second port of docker_gwbridge
+		}, nil},
+		{
+			"untranslated", func(v *View) { leak(v, "front", 30, 20) },
+			one("iptables-false", webOn("front", enrich.ScopeHost, ""), nat,
+				number("packets untranslated", 10, "in the last minute"),
+				text("example", "172.20.0.2 > 8.8.8.8 udp"), text("left by", "eth0")),
+		},
+		{"untranslated leftovers of connections", func(v *View) { leak(v, "front", 1000, 991) }, nil},
+		{"untranslated on purpose", func(v *View) {
+			leak(v, "front", 1000, 0)
+			v.network("front").Masquerade = false
+		}, nil},
+		{"untranslated since routed", func(v *View) {
+			leak(v, "front", 1000, 0)
+			v.network("front").GatewayMode4 = "routed"
+		}, nil},
+		{"untranslated on macvlan", func(v *View) { leak(v, "lan", 1000, 0) }, nil},
+		{"untranslated on a network that is not known", func(v *View) { leak(v, "", 1000, 0) }, nil},
+	}
+}
+
+func linkCases() []ruleCase {
+	mtu := func(v *View, index, mtu int) { v.link(index).MTU = mtu }
+	show := "ip -o link show | grep -e br-f0f0f0f0f0f0"
+	mtus := func(bridge, least float64, at string, most, uplink float64) []Fact {
+		return []Fact{
+			number("MTU of the bridge", bridge, "bytes"), number("smallest on the path", least, "bytes"), text("smallest at", at),
+			number("largest on the path", most, "bytes"), number("MTU of the uplink eth0", uplink, "bytes"),
+		}
+	}
+	tooBig := func(v *View, repeated uint64) {
+		l := loss("mtu-route", 5000)
+		l.Repeated = repeated
+		v.Losses = []Loss{l}
+	}
+	const macs = `docker network inspect -f '{{range .Containers}}{{.MacAddress}} {{.Name}}{{"\n"}}{{end}}' front | grep -i `
+	return []ruleCase{
+		{
+			"path MTU ignored", func(v *View) { tooBig(v, 3) },
+			one("mtu-route", webOn("front", enrich.ScopeHost, ""), "ip route get 203.0.113.7", lossFacts(5000)...),
+		},
+		{"path MTU learnt, by many destinations", func(v *View) { tooBig(v, 2) }, nil},
+		{
+			"port narrower", func(v *View) { mtu(v, webPort, 1300) },
+			one("mtu-mismatch", onNetwork("front"), show, mtus(1500, 1300, "veth0000001", 1500, 1460)...),
+		},
+		{
+			"container's end narrower", func(v *View) { v.Containers[webID].Links[0].MTU = 1400 },
+			one("mtu-mismatch", onNetwork("front"), show, mtus(1500, 1400, "eth0 in shop-web-1", 1500, 1460)...),
+		},
+		{
+			"bridge narrower", func(v *View) { mtu(v, frontIndex, 1400) },
+			one("mtu-mismatch", onNetwork("front"), show, mtus(1400, 1400, "br-f0f0f0f0f0f0", 1500, 1460)...),
+		},
+		{
+			"all large, but the uplink", func(v *View) {
+				for _, index := range []int{frontIndex, webPort, dbPort} {
+					mtu(v, index, 9000)
+				}
+				v.Containers[webID].Links[0].MTU, v.Containers[dbID].Links[0].MTU = 9000, 9000
+			},
+			one("mtu-mismatch", onNetwork("front"), show, mtus(9000, 9000, "veth0000001", 9000, 1460)...),
+		},
+		{"all small", func(v *View) {
+			for _, index := range []int{frontIndex, webPort, dbPort} {
+				mtu(v, index, 1300)
+			}
+			v.Containers[webID].Links[0].MTU, v.Containers[dbID].Links[0].MTU = 1300, 1300
+		}, nil},
+		{"nobody on a bridge of another MTU", func(v *View) {
+			v.Host.Links = append(v.Host.Links, loader.Link{Index: 50, Name: "br-000000000004", Kind: "bridge", MTU: 9000})
+		}, nil},
+		{
+			"bridge nearly full", func(v *View) { addPorts(v, 898) },
+			one("bridge-full", onNetwork("front"), "ip -o link show master br-f0f0f0f0f0f0 | wc -l", number("ports", 900, "of 1024")),
+		},
+		{"bridge with many ports", func(v *View) { addPorts(v, 897) }, nil},
+		{
+			"one MAC given twice", func(v *View) {
+				containerOf(v, webID).Endpoints[0].MAC = mac(2)
+				v.Containers = nil
+				v.Host.Neighbours = nil
+			},
+			one("dup-mac", Subject{Identity: enrich.Identity{Network: "front"}, Scope: enrich.ScopeHost, Object: "02:42:00:00:00:02"},
+				macs+"02:42:00:00:00:02", number("interfaces", 2, ""), text("containers", "shop-db-1, shop-web-1")),
+		},
+		{
+			"one MAC taken twice", func(v *View) { v.Containers[dbID].Links[0].MAC = mac(1) },
+			one("dup-mac", Subject{Identity: enrich.Identity{Network: "front"}, Scope: enrich.ScopeHost, Object: "02:42:00:00:00:01"},
+				macs+"02:42:00:00:00:01", number("interfaces", 2, ""), text("containers", "shop-db-1, shop-web-1")),
+		},
+		{"one MAC on two networks", func(v *View) { containerOf(v, lanID).Endpoints[0].MAC = mac(1) }, nil},
+		{"one MAC on ipvlan", func(v *View) {
+			v.network("lan").Driver = "ipvlan"
+			db := containerOf(v, dbID)
+			db.Endpoints = append(db.Endpoints, enrich.Endpoint{NetworkID: "n7", Network: "lan", MAC: mac(4)})
+		}, nil},
+		{"no MAC at all", func(v *View) {
+			containerOf(v, dbID).Endpoints[0].MAC = [6]byte{}
+			containerOf(v, webID).Endpoints[0].MAC = [6]byte{}
+		}, nil},
+	}
+}
+
+func addPorts(v *View, n int) {
+	for i := range n {
+		v.Host.Links = append(v.Host.Links, loader.Link{
+			Index: 1000 + i, Name: fmt.Sprintf("veth%07x", 1000+i), Kind: "veth", Master: frontIndex, Peer: 2, PeerNetnsID: 100 + i, MTU: 1500})
+	}
+}
+
+func routeCases() []ruleCase {
+	const sysctl = "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"
+	answered := func(v *View, device int, address string, mac [6]byte) {
+		v.Host.Neighbours = []loader.Neighbour{{Device: device, Address: addr(address), MAC: mac}}
+	}
+	route := func(v *View, destination string, device int) {
+		v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix(destination), Device: device, Protocol: "static"})
+	}
+	overlaps := func(route string) []raised {
+		return one("route-overlap", onNetwork("front"), "ip route show | grep -e br-f0f0f0f0f0f0 -e tun0",
+			text("subnet", "172.20.0.0/16"), text("route", route+" dev tun0 proto static"))
+	}
+	advertised := func(v *View) { v.Host.RouterAdvertised6 = []int{frontIndex, uplinkIndex, 999} }
+	return []ruleCase{
+		{
+			"forwarding off", func(v *View) { v.Host.Forwarding4 = loader.Off },
+			one("ip-forward-off", onTheHost(""), sysctl, text("net.ipv4.ip_forward", "off"),
+				text("networks that need it", "bridge, docker_gwbridge, front")),
+		},
+		{
+			"forwarding off, and packets lost", func(v *View) {
+				v.Host.Forwarding4 = loader.Off
+				v.Losses = []Loss{loss("ip-forward-off", 50)}
+			},
+			one("ip-forward-off", onTheHost(""), sysctl, append([]Fact{
+				text("net.ipv4.ip_forward", "off"), text("networks that need it", "bridge, docker_gwbridge, front"),
+				lossFacts(50)[0], number("containers hit", 1, ""), text("containers", "shop-web-1"),
+			}, lossFacts(50)[1:]...)...),
+		},
+		{
+			"IPv6 forwarding off", func(v *View) {
+				v.network("front").Subnets = append(v.network("front").Subnets, prefix("fd00:1::/64"))
+				v.Host.Forwarding6 = loader.Off
+			},
+			one("ip-forward-off", onTheHost(""), sysctl, text("net.ipv6.conf.all.forwarding", "off"),
+				text("networks that need it", "front")),
+		},
+		{"IPv6 forwarding off without IPv6", func(v *View) { v.Host.Forwarding6 = loader.Off }, nil},
+		{"forwarding not known", func(v *View) { v.Host.Forwarding4 = loader.Absent }, nil},
+		{"forwarding off, internal networks only", func(v *View) {
+			v.Host.Forwarding4 = loader.Off
+			for _, name := range []string{"bridge", "docker_gwbridge"} {
+				v.network(name).Internal = true
+			}
+			v.network("front").GatewayMode4 = "isolated"
+		}, nil},
+		{
+			"one address given twice", func(v *View) {
+				containerOf(v, dbID).Endpoints[0].Addresses = []netip.Addr{addr("172.20.0.2")}
+			},
+			one("dup-ip", Subject{
+				Identity: enrich.Identity{Stack: "shop", Service: "db", Container: "shop-db-1", Network: "front"},
+				Scope:    enrich.ScopeHost, Object: "172.20.0.2",
+			}, "ip neigh show 172.20.0.2", text("address", "172.20.0.2"), text("container", "shop-db-1"), text("also of", "shop-web-1")),
+		},
+		{
+			"another container answers", func(v *View) { answered(v, frontIndex, "172.20.0.2", mac(2)) },
+			one("dup-ip", webOn("front", enrich.ScopeHost, "172.20.0.2"), "ip neigh show 172.20.0.2",
+				text("address", "172.20.0.2"), text("container", "shop-web-1"),
+				text("its MAC address", "02:42:00:00:00:01"), text("answered by", "02:42:00:00:00:02")),
+		},
+		{
+			"a device of the host answers", func(v *View) { answered(v, frontIndex, "172.20.0.2", mac(200)) },
+			one("dup-ip", webOn("front", enrich.ScopeHost, "172.20.0.2"), "ip neigh show 172.20.0.2",
+				text("address", "172.20.0.2"), text("container", "shop-web-1"),
+				text("its MAC address", "02:42:00:00:00:01"), text("answered by", "02:42:00:00:00:c8")),
+		},
+		{
+			"another host answers for one on macvlan", func(v *View) { answered(v, uplinkIndex, "192.168.1.77", mac(202)) },
+			one("dup-ip", Subject{
+				Identity: enrich.Identity{Container: "printer", Network: "lan"}, Scope: enrich.ScopeHost, Object: "192.168.1.77",
+			}, "ip neigh show 192.168.1.77", text("address", "192.168.1.77"), text("container", "printer"),
+				text("its MAC address", "02:42:00:00:00:04"), text("answered by", "02:42:00:00:00:ca")),
+		},
+		{"the container has another MAC by now", func(v *View) {
+			answered(v, frontIndex, "172.20.0.2", mac(50))
+			v.Containers[webID].Links[0].MAC = mac(50)
+		}, nil},
+		{"the address was another's on another device", func(v *View) { answered(v, uplinkIndex, "172.20.0.2", mac(2)) }, nil},
+		{"a broader route", func(v *View) { route(v, "172.20.0.0/14", 18) }, overlaps("172.20.0.0/14")},
+		{"a route into the subnet", func(v *View) { route(v, "172.20.5.0/24", 18) }, overlaps("172.20.5.0/24")},
+		{"the same route", func(v *View) { route(v, "172.20.0.0/16", 18) }, overlaps("172.20.0.0/16")},
+		{"a very broad route", func(v *View) { route(v, "160.0.0.0/3", 18) }, nil},
+		{"a route by a device that is gone", func(v *View) { route(v, "172.20.0.0/16", 99) }, nil},
+		{"a route by the bridge", func(v *View) { route(v, "172.20.5.0/24", frontIndex) }, nil},
+		{"a route into a subnet that the host has no route to", func(v *View) {
+			route(v, "172.20.5.0/24", 18)
+			v.Host.Routes[3].Destination = prefix("172.30.0.0/16")
+		}, nil},
+		{
+			"router advertisements ignored", advertised,
+			one("v6-ra-lost", onTheHost("eth0"), "sysctl net.ipv6.conf.eth0.accept_ra net.ipv6.conf.eth0.forwarding",
+				text("device", "eth0"), text("forwarding", "on"), number("accept_ra", 1, ""), text("IPv6 default route", "none")),
+		},
+		{"router advertisements not needed", func(v *View) {
+			advertised(v)
+			route(v, "::/0", uplinkIndex)
+		}, nil},
+	}
+}
+
+func tableCases() []ruleCase {
+	const conntrack = "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"
+	const neighbours = "ip -s ntable show name arp_cache"
+	return []ruleCase{
+		{
+			"conntrack nearly full", func(v *View) { v.Host.Conntrack.Entries = 850 },
+			one("conntrack-full", onTheHost(""), conntrack, number("conntrack entries", 850, ""), number("conntrack limit", 1000, "")),
+		},
+		{"conntrack's limit not known", func(v *View) { v.Host.Conntrack.Limit = 0 }, nil},
+		{
+			"neighbours nearly full", func(v *View) { v.Host.Neighbours4.Entries, v.Host.Neighbours6.Entries = 1000, 871 },
+			one("neigh-overflow", onTheHost(""), neighbours, number("IPv4 entries", 1000, ""), number("IPv4 limit", 1024, ""),
+				number("IPv6 entries", 871, ""), number("IPv6 limit", 1024, "")),
+		},
+		{"many neighbours", func(v *View) { v.Host.Neighbours4.Entries, v.Host.Neighbours6.Entries = 870, 870 }, nil},
+		{
+			"slow to accept", func(v *View) { v.Rises[webID] = Rise{ListenOverflows: 10, ListenDrops: 11} },
+			one("accept-overflow", webOn("", enrich.ScopeContainer, ""),
+				"nsenter -t $(docker inspect -f '{{.State.Pid}}' shop-web-1) -n nstat -az TcpExtListenOverflows TcpExtListenDrops",
+				number("connections refused", 10, "in the last minute"), number("listen drops", 11, "in the last minute")),
+		},
+	}
+}
+
+func publishedCases() []ruleCase {
+	ipv6 := func(v *View) {
+		v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2001:db8::/64"), Device: uplinkIndex, Protocol: "kernel"})
+	}
+	giveIPv6 := func(v *View) {
+		web := containerOf(v, webID)
+		web.Endpoints[0].Addresses = append(web.Endpoints[0].Addresses, addr("fd00::2"))
+	}
+	connect := func(v *View, local, remote string) {
+		v.Host.Connections = append(v.Host.Connections, loader.Connection{Local: addrPort(local), Remote: addrPort(remote)})
+	}
+	inbound := func(v *View, id string, port uint16, network, remote string, packets uint64) {
+		v.Inbound = append(v.Inbound, Inbound{
+			Subject:     Subject{Identity: enrich.Identity{Network: network}, Scope: enrich.ScopeContainer},
+			ContainerID: id, Port: port, Protocol: 6, Packets: packets, Remote: addr(remote)})
+	}
+	db := Subject{
+		Identity: enrich.Identity{Stack: "shop", Service: "db", Container: "shop-db-1", Network: "front"},
+		Scope:    enrich.ScopeHost, Object: "5432/tcp",
+	}
+	return []ruleCase{
+		{
+			"published on [::] without IPv6", ipv6,
+			one("ipv6-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htlnp 'sport = :8080'",
+				text("published on", "[::]:8080"), text("container's IPv6 address", "none")),
+		},
+		{"published on [::] with IPv6", func(v *View) {
+			ipv6(v)
+			giveIPv6(v)
+			v.Host.Connections = v.Host.Connections[:5]
+		}, nil},
+		{"published on [::], but without a proxy", func(v *View) {
+			ipv6(v)
+			v.Host.Listeners = v.Host.Listeners[:1]
+		}, nil},
+		{"IPv6 on a bridge of Docker's only", func(v *View) {
+			v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2001:db8::/64"), Device: frontIndex})
+		}, nil},
+		{"an IPv6 tunnel's default route only", func(v *View) {
+			v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2000::/3"), Device: 18, Gateway: addr("fe80::1")})
+		}, nil},
+		{
+			"remote clients by the proxy", func(v *View) {
+				connect(v, "192.168.1.5:8080", "203.0.113.9:50000")
+				connect(v, "192.168.1.5:8080", "192.168.1.77:50000") // on macvlan: remote, too
+			},
+			one("userland-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htnap 'sport = :8080'",
+				number("connections", 2, "now"), text("example", "203.0.113.9:50000 > 0.0.0.0:8080")),
+		},
+		{
+			"remote clients by the proxy over IPv6", func(v *View) {
+				giveIPv6(v)
+			},
+			one("userland-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htnap 'sport = :8080'",
+				number("connections", 1, "now"), text("example", "[2001:db8::9]:4000 > [::]:8080")),
+		},
+		{"remote clients of the host's own server", func(v *View) { connect(v, "192.168.1.5:22", "203.0.113.9:50000") }, nil},
+		{"remote clients of a port published elsewhere", func(v *View) {
+			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
+			connect(v, "192.168.1.5:8080", "203.0.113.9:50000")
+		}, nil},
+		{
+			"published on loopback, reached from outside", func(v *View) { inbound(v, dbID, 5432, "front", "192.168.1.77", 3) },
+			one("lo-publish-exposed", db, "conntrack -L --reply-src 172.20.0.3", text("published on", "127.0.0.1:5432"),
+				text("reached by", "192.168.1.77"), number("packets", 3, "in the last minute")),
+		},
+		{"published on loopback, knocked at", func(v *View) { inbound(v, dbID, 5432, "front", "192.168.1.77", 2) }, nil},
+		{"published on loopback, reached by a container", func(v *View) { inbound(v, dbID, 5432, "front", "172.20.0.9", 300) }, nil},
+		{"published on loopback, reached where anybody may", func(v *View) {
+			inbound(v, dbID, 5432, "front", "192.168.1.77", 300)
+			v.network("front").GatewayMode4 = "nat-unprotected"
+		}, nil},
+		{"published on loopback and elsewhere", func(v *View) {
+			inbound(v, dbID, 5432, "front", "192.168.1.77", 300)
+			db := containerOf(v, dbID)
+			db.Published = append(db.Published, enrich.PublishedPort{Host: addrPort("192.168.1.5:5432"), Container: 5432, Protocol: "tcp"})
+		}, nil},
+		{"published for all, reached from outside", func(v *View) { inbound(v, webID, 80, "front", "192.168.1.77", 300) }, nil},
+		{"published on loopback, reached by macvlan", func(v *View) { inbound(v, dbID, 5432, "lan", "192.168.1.88", 300) }, nil},
+		{
+			"the engine listens", func(v *View) { v.ClearAPIs = []netip.AddrPort{addrPort("192.168.1.5:2375")} },
+			one("daemon-tcp-open", onTheHost("192.168.1.5:2375"), "curl -sim 2 --noproxy '*' http://192.168.1.5:2375/_ping",
+				text("listens on", "192.168.1.5:2375"), text("answered in clear", "GET /_ping, as Docker's API does")),
+		},
+		{
+			"the engine listens everywhere", func(v *View) { v.ClearAPIs = []netip.AddrPort{addrPort("[::]:2375")} },
+			one("daemon-tcp-open", onTheHost("[::]:2375"), "curl -sim 2 --noproxy '*' http://localhost:2375/_ping",
+				text("listens on", "[::]:2375"), text("answered in clear", "GET /_ping, as Docker's API does")),
+		},
+		{"something else listens there", func(v *View) {
+			v.Host.Listeners = append(v.Host.Listeners, loader.Listener{Address: addrPort("[::]:2375")})
+		}, nil},
+	}
+}
+
+func inventoryCases() []ruleCase {
+	add := func(v *View, l loader.Link) { v.Host.Links = append(v.Host.Links, l) }
+	stray := func(v *View, name string) {
+		add(v, loader.Link{Index: 60, Name: name, Kind: "veth", Master: frontIndex, Peer: 61, PeerNetnsID: -1, MTU: 1500})
+		add(v, loader.Link{Index: 61, Name: "veth00000aa", Kind: "veth", Peer: 60, PeerNetnsID: -1, MTU: 1500})
+	}
+	device := func(name, what string) []raised {
+		return one("leftover-device", onTheHost(name), "ip -d link show "+name, text("device", name), text("what it is", what))
+	}
+	return []ruleCase{
+		{
+			"unused", func(v *View) { v.network("fresh").Created = start.Add(-time.Hour) },
+			one("unused-network", onNetwork("fresh"), "docker network inspect -f '{{.Created}} {{len .Containers}}' fresh",
+				number("containers", 0, ""), text("created", "2026-03-01"), text("driver", "bridge")),
+		},
+		{"used by a container that is stopped", func(v *View) {
+			v.network("fresh").Created, v.network("fresh").Attached = start.Add(-time.Hour), 1
+		}, nil},
+		{"unused, of unknown age", func(v *View) { v.network("fresh").Created = time.Time{} }, nil},
+		{
+			"links", func(v *View) { containerOf(v, webID).Endpoints[0].Links = []string{"shop-db-1:db"} },
+			one("legacy-link", webOn("front", enrich.ScopeContainer, ""),
+				"docker inspect -f '{{range .NetworkSettings.Networks}}{{.Links}}{{end}} {{.HostConfig.Links}}' shop-web-1",
+				number("links", 1, ""), text("links to", "shop-db-1:db")),
+		},
+		{"links of a one-off container", func(v *View) {
+			containerOf(v, webID).Endpoints[0].Links = []string{"shop-db-1:db"}
+			containerOf(v, webID).Labels = map[string]string{"com.docker.compose.oneoff": "True"}
+		}, nil},
+		{
+			"a namespace left over", func(v *View) { v.Host.Sandboxes = append(v.Host.Sandboxes, "/run/docker/netns/0123456789ab") },
+			one("leftover-sandbox", onTheHost("/run/docker/netns/0123456789ab"),
+				"nsenter --net=/run/docker/netns/0123456789ab ip -br address",
+				text("namespace", "/run/docker/netns/0123456789ab"), text("container", "none")),
+		},
+		{"a namespace while something is built", func(v *View) {
+			v.Host.Sandboxes = append(v.Host.Sandboxes, "/run/docker/netns/0123456789ab")
+			delete(v.Owners, buildPort)
+		}, nil},
+		{
+			"a bridge left over",
+			func(v *View) { add(v, loader.Link{Index: 60, Name: "br-0123456789ab", Kind: "bridge", MTU: 1500}) },
+			device("br-0123456789ab", "a bridge without a network and without ports"),
+		},
+		{"a bridge of another engine", func(v *View) {
+			add(v, loader.Link{Index: 60, Name: "br-0123456789ab", Kind: "bridge", MTU: 1500})
+			add(v, loader.Link{Index: 61, Name: "veth00000aa", Kind: "veth", Master: 60, Peer: 2, PeerNetnsID: 9, MTU: 1500})
+		}, nil},
+		{"a bridge of somebody else", func(v *View) { add(v, loader.Link{Index: 60, Name: "br-lan", Kind: "bridge", MTU: 1500}) }, nil},
+		{
+			"a veth left over", func(v *View) { stray(v, "veth00000bb") },
+			device("veth00000bb", "a port of a network's bridge with its other end on the host"),
+		},
+		{"a veth of somebody else", func(v *View) { stray(v, "lab-probe") }, nil},
+	}
+}

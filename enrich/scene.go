@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// recently is how long a container that ended or began explains that packets for it are lost: neighbours need three
+// seconds to be given up, and the engine tells of the end a moment late.
+const recently = 10 * time.Second
+
+// smallMTU is a size, in bytes, that every usual link takes: what is smaller was not refused for its size.
+const smallMTU = 576
+
+// scene is a drop and what is known of the place where it happened. Its methods are the conditions of causes.
+type scene struct {
+	*State
+	drop  *loader.Drop
+	owner *member // of the namespace, nil: it is the host's or nobody's
+}
+
+func (s *State) sceneOf(d *loader.Drop) *scene {
+	scene := &scene{State: s, drop: d}
+	if d.Netns != s.config.Host {
+		scene.owner = s.members[s.netns[d.Netns]]
+	}
+	return scene
+}
+
+func (s *scene) onHost() bool { return s.drop.Netns == s.config.Host }
+
+// Kinds of packets.
+
+// isForGroup tells multicast and broadcast, that of a Docker network's subnet too.
+func (s *scene) isForGroup() bool {
+	_, subnets := s.index().broadcasts[s.drop.Destination]
+	return subnets || isGroup(s.drop.Destination)
+}
+
+// isGroup tells multicast and broadcast: membership reports, discovery and announcements that every link makes when it
+// comes up and that nobody waits for.
+func isGroup(destination netip.Addr) bool {
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return destination.IsMulticast() || destination == broadcast
+}
+
+// isMessage tells what is no packet: messages between processes, or from the kernel to one, travel in the same buffers.
+// They have neither a protocol nor a device.
+func (s *scene) isMessage() bool {
+	d := s.drop
+	for _, prefix := range []string{
+		"unix_", "netlink_", "rtnetlink_", "nfnetlink_", "inet_rtm_", "virtio_transport_", "vsock_",
+	} {
+		if strings.HasPrefix(d.Function, prefix) {
+			return true
+		}
+	}
+	shapeless := d.EtherType == 0 && d.Device == 0 && d.InDevice == 0 && !d.Destination.IsValid()
+	return strings.HasPrefix(d.Reason, "UNIX_") || shapeless && !d.Other
+}
+
+func (s *scene) hasDevice() bool { return s.drop.Device != 0 }
+
+func (s *scene) isARP() bool { return s.drop.EtherType == unix.ETH_P_ARP }
+
+func (s *scene) isIP() bool {
+	return s.drop.EtherType == unix.ETH_P_IP || s.drop.EtherType == unix.ETH_P_IPV6
+}
+
+// isLarge tells what a link's MTU may have been too small for.
+func (s *scene) isLarge() bool { return s.drop.Skbs == 0 || s.drop.Bytes/s.drop.Skbs > smallMTU }
+
+func (s *scene) isLoopback() bool {
+	return s.drop.Source.IsLoopback() || s.drop.Destination.IsLoopback()
+}
+
+func (s *scene) isLinkLocal() bool {
+	return s.drop.Source.IsLinkLocalUnicast() || s.drop.Destination.IsLinkLocalUnicast()
+}
+
+// isFromOwner tells what comes to a container from its own address.
+func (s *scene) isFromOwner() bool { return s.owner != nil && s.owner.has(s.drop.Source) }
+
+func (s *scene) isForOwner() bool { return s.owner != nil && s.owner.has(s.drop.Destination) }
+
+func (s *scene) isPlainMartian() bool { return !s.isLoopback() && !s.isFromOwner() }
+
+// isHairpin tells what after NAT would leave through the bridge port that it came in by.
+func (s *scene) isHairpin() bool {
+	d := s.drop
+	if d.Source.IsValid() && d.Source == d.Destination {
+		return true
+	}
+	p, to := s.links[d.InDevice], s.memberByAddress(d.Destination)
+	return p != nil && to != nil && p.owner == to.ID
+}
+
+// wasForwarded tells what the kernel's forwarding dropped: there a wrong header is one whose time to live has run out.
+func (s *scene) wasForwarded() bool {
+	switch s.drop.Function {
+	case "ip_forward", "ip6_forward", "br_nf_pre_routing":
+		return true
+	}
+	return false
+}
+
+// isUnforwarded tells what the host would have to forward, and does not for its family.
+func (s *scene) isUnforwarded() bool {
+	if s.drop.EtherType == unix.ETH_P_IPV6 {
+		return s.forwardingOff6
+	}
+	return s.forwardingOff4
+}
+
+// Both ends of a packet that netfilter dropped on the host.
+
+// isRefusedByConntrack tells what got no entry in a full table: netfilter drops that where it would track it, and not from
+// a chain of nf_tables.
+func (s *scene) isRefusedByConntrack() bool {
+	d := s.drop
+	return s.onHost() && s.conntrackFull && !d.Initiator.IsValid() && d.Function != "nft_do_chain" &&
+		(d.Outgoing || !d.Routed)
+}
+
+// isBetweenSeparated tells what goes between two containers of a network with ICC off: routed by their addresses, bridged
+// by their ports, whatever their addresses.
+func (s *scene) isBetweenSeparated() bool {
+	if !s.onHost() {
+		return false
+	}
+	d := s.drop
+	from, to := s.bridgeNetwork(d.Source), s.bridgeNetwork(d.Destination)
+	if from == nil || to == nil {
+		from, to = s.networkOfPort(d.InDevice), s.networkOfPort(d.Device)
+	}
+	return from != nil && from == to && !from.ICC
+}
+
+// leavesInternal tells what goes between an internal network and something that is neither on it nor the host.
+func (s *scene) leavesInternal() bool {
+	d := s.drop
+	from, to := s.bridgeNetwork(d.Source), s.bridgeNetwork(d.Destination)
+	if !s.onHost() || from == to {
+		return false
+	}
+	return from != nil && from.Internal && s.isElsewhere(d.Destination) || to != nil && to.Internal && s.isElsewhere(d.Source)
+}
+
+// isOnInternalOnly tells a container that has no way out by design.
+func (s *scene) isOnInternalOnly() bool {
+	if s.owner == nil || len(s.owner.Endpoints) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(s.owner.Endpoints, func(e Endpoint) bool {
+		n := s.networks[e.NetworkID]
+		return n == nil || !n.Internal
+	})
+}
+
+// isBetweenBridges tells what goes from one bridge network to another, but for what a published port leads there.
+func (s *scene) isBetweenBridges() bool {
+	from, to := s.bridgeNetwork(s.drop.Source), s.bridgeNetwork(s.drop.Destination)
+	return s.onHost() && from != nil && to != nil && from != to && !s.drop.DNAT
+}
+
+// isDirect tells what comes from outside straight to an address on a bridge network, and is no answer.
+func (s *scene) isDirect() bool {
+	d := s.drop
+	return s.onHost() && !d.Outgoing && d.InDevice != 0 && !s.isDockers(d.InDevice) && !d.DNAT &&
+		s.bridgeNetwork(d.Destination) != nil && s.bridgeNetwork(d.Source) == nil && s.isElsewhere(d.Source) &&
+		(!d.Initiator.IsValid() || d.Initiator == d.Source)
+}
+
+// isDirectUnrouted tells what was refused before the host looked for a route: by the rules in raw PREROUTING that engines
+// from 28.0 on write, or by somebody's own there, which looks the same.
+func (s *scene) isDirectUnrouted() bool { return s.isDirect() && !s.drop.Routed }
+
+func (s *scene) isDirectUnpublished() bool {
+	if !s.isDirect() {
+		return false
+	}
+	m := s.memberByAddress(s.drop.Destination)
+	return m == nil || !m.publishes(s.drop.DestinationPort, protocolName(s.drop.Protocol))
+}
+
+// protocolName is Docker's name of an IP protocol that has ports, "" of others.
+func protocolName(protocol uint8) string {
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	}
+	return ""
+}
+
+// isForwardedForOthers tells what the host forwards, or its bridges carry, for somebody who is not Docker's.
+func (s *scene) isForwardedForOthers() bool {
+	d := s.drop
+	return !d.Outgoing && d.Routed && s.isElsewhere(d.Destination) && s.isNotDockers()
+}
+
+// isNotDockers tells what has nothing to do with Docker: no end of it, before or behind NAT, no device and no socket. It
+// takes the engine's inventory to know that.
+func (s *scene) isNotDockers() bool {
+	d := s.drop
+	if !s.onHost() || !s.listed || !d.Destination.IsValid() || s.memberOnHost(d.Cgroup) != nil {
+		return false
+	}
+	for _, end := range []netip.Addr{d.Source, d.Destination, d.Initiator, d.Responder} {
+		if s.bridgeNetwork(end) != nil || s.memberByAddress(end) != nil {
+			return false
+		}
+	}
+	return !s.isDockers(d.InDevice) && !s.isDockers(d.Device)
+}
+
+// bridgeNetwork finds the bridge network that an address is on, nil if there is none or it is the host's own address.
+func (s *scene) bridgeNetwork(address netip.Addr) *knownNetwork {
+	if !address.IsValid() || s.isHost(address) {
+		return nil
+	}
+	return s.index().bridgeNetwork(address)
+}
+
+// networkOfPort finds the network whose bridge a device is a port of.
+func (s *scene) networkOfPort(device int) *knownNetwork {
+	p := s.links[device]
+	if p == nil {
+		return nil
+	}
+	name := s.networkOfBridge(p.Master)
+	for _, n := range s.networks {
+		if name != "" && n.Name == name && n.Bridge != "" {
+			return n
+		}
+	}
+	return nil
+}
+
+// isDockers tells a bridge of Docker's, its ports, and whatever else leads to a container.
+func (s *scene) isDockers(device int) bool {
+	p := s.links[device]
+	return p != nil && (p.owner != "" || s.networkOfBridge(device) != "" || s.networkOfBridge(p.Master) != "")
+}
+
+// isElsewhere tells an address that is not the host's own.
+func (s *scene) isElsewhere(address netip.Addr) bool {
+	return address.IsValid() && !address.IsLoopback() && !s.isHost(address)
+}
+
+// isFromChildToHost tells what a container on a macvlan or ipvlan network sends to its own host.
+func (s *scene) isFromChildToHost() bool {
+	if s.owner == nil || !s.isHost(s.drop.Destination) {
+		return false
+	}
+	name := first(s.networkOfChild(s.owner, s.drop.Device), s.owner.network([6]byte{}, s.drop.Source))
+	return slices.ContainsFunc(s.owner.Endpoints, func(e Endpoint) bool {
+		n := s.networks[e.NetworkID]
+		return e.Network == name && n != nil && n.childOnly()
+	})
+}
+
+// Ends and beginnings of containers and of what leads to them.
+
+// changed tells a container that has just ended or just begun: then nobody is at its address for a moment.
+func (s *scene) changed(m *member) bool {
+	when := m.StartedAt
+	if !m.alive() {
+		when = m.died
+	}
+	return s.config.Now().Sub(when) <= recently
+}
+
+// receiver finds the container that a packet was for, nil if none is known.
+func (s *scene) receiver() *member {
+	d := s.drop
+	m := s.index().mac(s.networkOfBridge(d.Device), d.DestinationMAC)
+	if p := s.links[d.Device]; m == nil && p != nil {
+		m = s.index().mac(s.networkOfBridge(p.Master), d.DestinationMAC)
+	}
+	if m == nil {
+		m = s.memberByAddress(d.Destination)
+	}
+	return m
+}
+
+// receiverIsGone tells whether the container that a packet was for is no more.
+func (s *scene) receiverIsGone() bool {
+	m := s.receiver()
+	return m == nil || !m.alive()
+}
+
+func (s *scene) receiverJustChanged() bool {
+	m := s.memberByAddress(s.drop.Destination)
+	return m != nil && s.changed(m)
+}
+
+func (s *scene) hasLiveReceiver() bool {
+	m := s.receiver()
+	return m != nil && m.alive()
+}
+
+// behind finds the container behind the device of a drop.
+func (s *scene) behind() *member {
+	if !s.onHost() {
+		return s.owner
+	}
+	for _, device := range []int{s.drop.Device, s.drop.InDevice} {
+		if p := s.links[device]; p != nil && s.members[p.owner] != nil {
+			return s.members[p.owner]
+		}
+	}
+	return nil
+}
+
+func (s *scene) linkIsDown() bool { return s.drop.LinkDown }
+
+// linkEnds tells a device that is down and leads to nobody, or to a container that has just begun or ended.
+func (s *scene) linkEnds() bool { return s.drop.LinkDown && s.linkIsNew() }
+
+// linkIsNew tells a device that is nobody's yet or any more, or whose container has just begun or ended.
+func (s *scene) linkIsNew() bool {
+	m := s.behind()
+	return m == nil || !m.alive() || s.changed(m)
+}
