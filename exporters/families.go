@@ -106,7 +106,7 @@ var (
 	signalStart = &Family{Name: "bridgewatch_signal_start_time_seconds", Unit: "s", Type: Gauge, Labels: []string{"signal"},
 		Help: "When a running signal started, in Unix time."}
 	attachedDevices = &Family{Name: "bridgewatch_attached_devices", Unit: "{device}", Type: Gauge, Labels: []string{"device_kind"},
-		Help: "Devices that the flow signal watches."}
+		Help: "Devices that are watched: uplink by the egress signal, all others by flow."}
 	dockerUp = &Family{Name: "bridgewatch_docker_up", Unit: "{engine}", Type: Gauge,
 		Help: "1 while the agent is connected to the Docker engine."}
 	programRunSeconds = &Family{Name: "bridgewatch_program_run_seconds_total", Unit: "s", Labels: []string{"program"},

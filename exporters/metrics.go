@@ -12,11 +12,12 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// A container has at most 30 series: two that describe it, six for its traffic on each network, two for each of the drop
-// combinations counted here (of device, direction, reason and cause), and two for each of four kinds, under which the
-// drops of further combinations are counted with reason and cause other. On four networks and more it has a few more.
+// A container has at most 30 series: two that describe it, six for its traffic on each network, one for its full listen
+// queues, one for what it sends out untranslated, two for each of the drop combinations counted here (of device, direction,
+// reason and cause), and two for each of four kinds, under which the drops of further combinations are counted with reason
+// and cause other. On three networks and more it has a few more. Findings are not among them.
 const (
-	maxDropSeries     = 7 // on one network
+	maxDropSeries     = 6 // on one network
 	perFurtherNetwork = 3 // fewer, for the traffic there
 )
 
@@ -25,6 +26,9 @@ type Metrics struct {
 	store    *Store
 	drops    map[Owner]map[string]bool // combinations in use, by victim
 	networks map[Owner]map[string]bool // that containers of an identity are on
+
+	identities map[string]enrich.Identity // of living containers, by ID
+	overflows  map[string]uint64          // of full listen queues, as last read, by container ID
 }
 
 // NewMetrics writes to store.
@@ -82,7 +86,7 @@ func (m *Metrics) addConversation(f *enrich.Flow) {
 		self[1] = f.Container
 	}
 	peer := []string{f.Peer.Stack, f.Peer.Service}
-	protocol := protocolName(f.Protocol)
+	protocol := ProtocolName(f.Protocol)
 	if f.Other {
 		peer[1] = Other
 	}
@@ -101,7 +105,8 @@ func (m *Metrics) addBridgeFlow(f *enrich.Flow) {
 	m.store.Add(networkBytes, float64(f.TX.Bytes), f.Network, string(enrich.TX))
 }
 
-func protocolName(protocol uint8) string {
+// ProtocolName is the value that says which of IP's protocols a packet has: tcp, udp, icmp, sctp or other.
+func ProtocolName(protocol uint8) string {
 	switch protocol {
 	case unix.IPPROTO_TCP:
 		return "tcp"
@@ -180,10 +185,12 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	owners := make([]Owner, 0, len(inventory.Containers))
 	var infos, starts, networks []Sample
 	m.networks = make(map[Owner]map[string]bool, len(inventory.Containers))
+	m.identities = make(map[string]enrich.Identity, len(inventory.Containers))
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
 		o := Owner{c.Identity.Stack, c.Identity.Service, c.Identity.Container}
 		owners = append(owners, o)
+		m.identities[c.ID] = c.Identity
 		if m.networks[o] == nil {
 			m.networks[o] = make(map[string]bool)
 		}
@@ -229,6 +236,7 @@ func (m *Metrics) planContainer(c *enrich.LiveContainer) {
 	values := foreseenDrop(c.Identity, string(enrich.KindFault))
 	m.store.Plan(droppedPackets, values...)
 	m.store.Plan(droppedBytes, values...)
+	m.store.Plan(listenOverflows, identityValues(c.Identity, enrich.ScopeContainer)...)
 }
 
 func (m *Metrics) planNetwork(name string) {

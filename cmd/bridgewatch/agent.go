@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/exporters"
+	"github.com/bridgewatch/bridgewatch/exporters/otlp"
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
@@ -24,7 +26,7 @@ const (
 	resyncPeriod    = time.Minute      // between looks at what events may have missed
 	costPeriod      = time.Minute      // between measurements of the programs
 	costLength      = time.Second      // of one
-	unwatchedPeriod = 2 * time.Second  // between looks for macvlan and ipvlan containers to be entered
+	unwatchedPeriod = 2 * time.Second  // between looks for macvlan and ipvlan containers to be entered, and for uplinks
 	placePeriod     = 10 * time.Second // between looks at whether this is the host's namespace
 )
 
@@ -36,19 +38,30 @@ type agent struct {
 	drops   *loader.Drops
 	flows   *loader.Flows
 	execs   *loader.Execs
+	egress  *loader.Egresses
 	state   *enrich.State
 	docker  *enrich.Docker
 	metrics *exporters.Metrics
+	recent  *findings.Recent
+	board   *findings.Board
+	otlp    *otlp.Exporter // nil: nobody asked for it
 	signals []exporters.Signal
 
 	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
 	collecting sync.Mutex
-	placed     bool // this is the host's namespace; checkPlace's own
+	judging    sync.Mutex             // taken before collecting
+	inside     map[string]insideLinks // judge's own, by container ID
+	apis       enrich.ClearAPIs       // judge's own
+	unread     string                 // judge's own: what of the host's state could not be read last time
+	placed     bool                   // this is the host's namespace; checkPlace's own
 }
 
 // openAgent starts whatever can run. It fails only if nothing can.
-func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand) (*agent, error) {
-	a := &agent{log: log, started: time.Now(), metrics: exporters.NewMetrics(store)}
+func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, board findings.Config) (*agent, error) {
+	a := &agent{
+		log: log, started: time.Now(), metrics: exporters.NewMetrics(store),
+		recent: findings.NewRecent(), board: findings.NewBoard(board),
+	}
 	var err error
 	a.execs, err = loader.OpenExecs()
 	a.signal("exec", err)
@@ -56,6 +69,8 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand) (*a
 	a.signal("flow", err)
 	a.drops, err = loader.OpenDrops(loader.DropsConfig{TableSize: config.DropTable, Kallsyms: "/proc/kallsyms"})
 	a.signal("drop", err)
+	a.egress, err = loader.OpenEgress(loader.EgressConfig{})
+	a.signal("egress", err)
 	if a.flows == nil && a.drops == nil {
 		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
 	}
@@ -136,7 +151,9 @@ func (a *agent) run(ctx context.Context) error {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
 	}
 	group.Go(func() error { return every(ctx, collectPeriod, always(a.collect)) })
+	group.Go(func() error { return every(ctx, judgePeriod, always(a.judge)) })
 	group.Go(func() error { return every(ctx, unwatchedPeriod, always(a.watchInside)) })
+	group.Go(func() error { return every(ctx, unwatchedPeriod, always(a.watchUplinks)) })
 	group.Go(func() error { return every(ctx, resyncPeriod, always(a.resync)) })
 	group.Go(func() error {
 		if err := loader.SampleCosts(ctx, costPeriod, costLength); err != nil {
@@ -206,30 +223,62 @@ func (a *agent) settle() {
 
 // count takes what the kernel has counted all the way to the series. collecting is held.
 func (a *agent) count() {
-	flows, drops := a.state.Attribute(a.read())
+	read := a.read()
+	flows, drops := a.state.Attribute(read.flows, read.drops)
+	egress := a.state.AttributeEgress(read.egress)
 	a.metrics.AddFlows(flows)
 	a.metrics.AddDrops(drops)
+	a.metrics.AddEgress(egress)
+	now := time.Now()
+	a.recent.AddFlows(flows, now)
+	a.recent.AddDrops(drops, now)
+	a.recent.AddEgress(egress, now)
+	a.otlp.AddDrops(drops)
+}
+
+// counted is what the kernel has counted since the last reading.
+type counted struct {
+	flows  []loader.Flow
+	drops  []loader.Drop
+	egress []loader.Egress
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
-func (a *agent) read() (flows []loader.Flow, drops []loader.Drop) {
+func (a *agent) read() (read counted) {
 	var group errgroup.Group
 	if a.flows != nil {
 		group.Go(func() (err error) {
-			flows, err = a.flows.Read()
+			read.flows, err = a.flows.Read()
 			return err
 		})
 	}
 	if a.drops != nil {
 		group.Go(func() (err error) {
-			drops, err = a.drops.Read()
+			read.drops, err = a.drops.Read()
+			return err
+		})
+	}
+	if a.egress != nil {
+		group.Go(func() (err error) {
+			read.egress, err = a.egress.Read()
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		a.log.Error("cannot read all counts; they are kept", "error", err)
 	}
-	return flows, drops
+	return read
+}
+
+// watchUplinks counts what leaves by the links that lead out of this host under an address of Docker's networks.
+func (a *agent) watchUplinks() {
+	if a.egress == nil {
+		return
+	}
+	devices, subnets := a.state.Uplinks()
+	if err := errors.Join(a.egress.SetSubnets(subnets), a.egress.SetDevices(devices)); err != nil {
+		a.log.Warn("not all uplinks are watched", "error", err)
+	}
 }
 
 // watchInside enters the containers whose devices cannot be watched from outside.
@@ -306,6 +355,9 @@ func (a *agent) close() error {
 	}
 	if a.execs != nil {
 		errs = append(errs, a.execs.Close())
+	}
+	if a.egress != nil {
+		errs = append(errs, a.egress.Close())
 	}
 	if a.links != nil {
 		errs = append(errs, a.links.Close())

@@ -37,7 +37,10 @@ func main() {
 type commands struct {
 	Run     runCommand     `cmd:"" help:"Run the agent: watch this host and serve /metrics."`
 	Status  statusCommand  `cmd:"" help:"Show what the running agent does: signals, devices, losses, own cost."`
+	Doctor  doctorCommand  `cmd:"" help:"Say what is wrong with container networks here, and what to do about it."`
 	Check   checkCommand   `cmd:"" help:"Say what this kernel, host and these privileges allow, and what would change it."`
+	Explain explainCommand `cmd:"" help:"Show the runbook of a finding, or list all findings."`
+	Export  exportCommand  `cmd:"" help:"Write the rules, dashboards or configuration that match this version."`
 	Detach  detachCommand  `cmd:"" help:"Remove whatever a killed agent left in the kernel."`
 	Version versionCommand `cmd:"" help:"Show the version."`
 }

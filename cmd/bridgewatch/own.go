@@ -3,6 +3,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"runtime"
 	"strconv"
@@ -39,11 +40,22 @@ func (a *agent) status() exporters.Own {
 		own.Maps = append(own.Maps, a.drops.Usage()...)
 		a.measure(&own, "drop", a.drops)
 	}
+	if a.egress != nil {
+		maps.Copy(own.Devices, a.egress.Devices())
+		own.Maps = append(own.Maps, a.egress.Usage()...)
+		a.measure(&own, "egress", a.egress)
+	}
 	if a.execs != nil {
 		a.measure(&own, "exec", a.execs)
 	}
 	for _, loss := range a.links.Losses() {
 		own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "flow", Place: loss.Place, Count: loss.Count})
+	}
+	for _, loss := range a.recent.Overflow() {
+		own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "findings", Place: loss.Place, Count: loss.Count})
+	}
+	for _, loss := range a.otlp.Losses() {
+		own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "otlp", Place: loss.Place, Count: loss.Count})
 	}
 	return own
 }

@@ -39,7 +39,8 @@ type runCommand struct {
 	SeriesLimit    int           `name:"metrics.series-limit" default:"100000" help:"Series in all; what does not fit is counted as ~other."`
 	FlowTable      uint32        `name:"flow.table-size" default:"32768" help:"Conversations that are told apart between two readings, 5 seconds apart at most. One takes 350 bytes."`
 	DropTable      uint32        `name:"drop.table-size" default:"8192" help:"Combinations of place, reason and addresses of drops that are told apart between two readings. One takes 640 bytes."`
-	Strict         bool          `help:"Fail if any signal cannot run."`
+	findingsFlags
+	Strict bool `help:"Fail if any signal cannot run."`
 }
 
 func (c *runCommand) validate() error {
@@ -64,6 +65,10 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
+	board, err := c.config()
+	if err != nil {
+		return err
+	}
 	if err := requirePrivileges(); err != nil {
 		return err
 	}
@@ -85,7 +90,7 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	defer questions.Close()
 
 	store := exporters.NewStore(exporters.StoreConfig{Limit: c.SeriesLimit, Retention: c.Retention, Now: time.Now})
-	agent, err := openAgent(log, store, c)
+	agent, err := openAgent(log, store, c, board)
 	if err != nil {
 		return err
 	}
@@ -93,6 +98,10 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	if off := agent.signalsOff(); c.Strict && off != nil {
 		return fmt.Errorf("--strict: %w", off)
 	}
+	if err := agent.openOTLP(ctx, store); err != nil {
+		return err
+	}
+	defer agent.closeOTLP()
 	if err := giveUpPrivileges(); err != nil {
 		log.Warn("cannot give up privileges", "error", err)
 	}
@@ -100,7 +109,9 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agent.run(ctx) })
 	group.Go(func() error { return c.serveScrapes(ctx, scrapes, agent, store) })
-	group.Go(func() error { return serve(ctx, questions, api.Handler(agent.status)) })
+	group.Go(func() error {
+		return serve(ctx, questions, api.Handler(api.Answers{Status: agent.status, Findings: agent.findings}))
+	})
 	log.Info("bridgewatch runs", "version", version, "metrics", "http://"+scrapes.Addr().String()+"/metrics")
 	if err := group.Wait(); err != nil {
 		return err

@@ -23,6 +23,12 @@ import (
 // answering makes a socket on which an agent says that of itself until the test ends.
 func answering(t *testing.T, own exporters.Own) (socket string) {
 	t.Helper()
+	return serving(t, api.Handler(api.Answers{Status: func() exporters.Own { return own }}))
+}
+
+// serving answers on a unix socket until the test ends.
+func serving(t *testing.T, handler http.Handler) (socket string) {
+	t.Helper()
 	socket = filepath.Join(socketFolder(t), "api.sock")
 	listener, err := listenUnix(socket)
 	if err != nil {
@@ -30,7 +36,7 @@ func answering(t *testing.T, own exporters.Own) (socket string) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, listener, api.Handler(func() exporters.Own { return own })) }()
+	go func() { ended <- serve(ctx, listener, handler) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -6,29 +6,74 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
+	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/exporters"
 )
 
-const statusPath = "/api/v1/status"
+const (
+	statusPath   = "/api/v1/status"
+	findingsPath = "/api/v1/findings"
+)
 
-// Handler answers with what status returns.
-func Handler(status func() exporters.Own) http.Handler {
+// ErrUnknownQuestion means that whoever answers has never heard of the question: an older agent, or no agent at all.
+var ErrUnknownQuestion = errors.New("it does not know the question")
+
+// Findings is what is wrong on a host, and how far it could be looked at.
+type Findings struct {
+	Host       string                `json:"host"`               // the node's name
+	Started    time.Time             `json:"started"`            // of the observation
+	Evaluated  time.Time             `json:"evaluated,omitzero"` // when findings were last looked for, zero: not yet
+	Containers int                   `json:"containers"`         // running
+	Networks   int                   `json:"networks"`           // that these are on
+	Docker     exporters.DockerState `json:"docker"`
+	Signals    []exporters.Signal    `json:"signals"`
+	Holding    []findings.Finding    `json:"findings"` // those whose evidence held when it was last looked at, gravest first
+}
+
+// Answers is what the agent says to each question. All of them may be called concurrently.
+type Answers struct {
+	Status   func() exporters.Own
+	Findings func() Findings
+}
+
+// Handler answers each question by its function, and knows none that has no function.
+func Handler(answers Answers) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
+	if answers.Status != nil {
+		mux.HandleFunc("GET "+statusPath, answer(answers.Status))
+	}
+	if answers.Findings != nil {
+		mux.HandleFunc("GET "+findingsPath, answer(answers.Findings))
+	}
+	return mux
+}
+
+func answer[T any](get func() T) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// The answer is small and the asker local: what cannot be written is the asker's loss.
-		_ = json.NewEncoder(w).Encode(status())
-	})
-	return mux
+		_ = json.NewEncoder(w).Encode(get())
+	}
 }
 
 // Status asks the agent behind a unix socket for its status.
 func Status(ctx context.Context, socket string) (exporters.Own, error) {
+	return ask[exporters.Own](ctx, socket, statusPath)
+}
+
+// AskFindings asks the agent behind a unix socket for what it has found.
+func AskFindings(ctx context.Context, socket string) (Findings, error) {
+	return ask[Findings](ctx, socket, findingsPath)
+}
+
+// ask returns ErrUnknownQuestion if there is no such path, and os.ErrNotExist or unix.ECONNREFUSED if nobody is there.
+func ask[T any](ctx context.Context, socket, path string) (said T, err error) {
 	client := &http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -36,21 +81,24 @@ func Status(ctx context.Context, socket string) (exporters.Own, error) {
 		}},
 	}
 	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bridgewatch"+statusPath, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bridgewatch"+path, nil)
 	if err != nil {
-		return exporters.Own{}, fmt.Errorf("ask the agent: %w", err)
+		return said, fmt.Errorf("ask the agent: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return exporters.Own{}, fmt.Errorf("ask the agent: %w", err)
+		return said, fmt.Errorf("ask the agent: %w", err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return exporters.Own{}, fmt.Errorf("ask the agent: %s", response.Status)
+	switch response.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return said, fmt.Errorf("ask the agent: %w", ErrUnknownQuestion)
+	default:
+		return said, fmt.Errorf("ask the agent: %s", response.Status)
 	}
-	var own exporters.Own
-	if err := json.NewDecoder(response.Body).Decode(&own); err != nil {
-		return exporters.Own{}, fmt.Errorf("read the agent's answer: %w", err)
+	if err := json.NewDecoder(response.Body).Decode(&said); err != nil {
+		return said, fmt.Errorf("read the agent's answer: %w", err)
 	}
-	return own, nil
+	return said, nil
 }

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/exporters"
 	"github.com/bridgewatch/bridgewatch/loader"
 )
@@ -70,6 +71,12 @@ func example() *exporters.Store {
 		},
 		Identity: web, Scope: enrich.ScopeHost, DeviceKind: "bridge", Direction: enrich.TX, Cause: "filtered", Kind: enrich.KindFault,
 	}})
+	metrics.AddEgress([]enrich.Egress{{Egress: loader.Egress{Counts: loader.Counts{Skbs: 1, Packets: 2, Bytes: 300}}, Identity: web}})
+	id := strings.Repeat("ab", 32)
+	metrics.SetState(&loader.HostState{Conntrack: loader.Table{Entries: 12, Limit: 65536}}, map[string]loader.NetnsState{id: {ListenOverflows: 3}})
+	metrics.SetFindings([]findings.Finding{{
+		ID: "filtered", Severity: findings.Warning, Since: now, Subject: findings.Subject{Identity: web, Scope: enrich.ScopeHost},
+	}}, map[string]uint64{"filtered": 1})
 	metrics.SetOwn(&exporters.Own{
 		Version: "1.2.3", Revision: "0123456789ab", GoVersion: "go1.26",
 		Signals: []exporters.Signal{

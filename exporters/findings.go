@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exporters
+
+import (
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/enrich/findings"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// SetFindings shows the findings that stand, and how often each of the catalogue was raised. Two of one identity that differ
+// in more than that, as in a port, are one series, since the earlier of them. It must not be called concurrently with the
+// other methods.
+func (m *Metrics) SetFindings(standing []findings.Finding, raised map[string]uint64) {
+	holds := make([]Sample, 0, len(standing))
+	since := map[string]Sample{}
+	for i := range standing {
+		f := &standing[i]
+		values := identityValues(f.Subject.Identity, f.Subject.Scope, f.ID, string(f.Severity))
+		holds = append(holds, Sample{Value: 1, Values: values})
+		start := Sample{Value: float64(f.Since.UnixMilli()) / 1000, Values: values}
+		if earlier, known := since[seriesKey(values)]; !known || start.Value < earlier.Value {
+			since[seriesKey(values)] = start
+		}
+	}
+	starts := make([]Sample, 0, len(since))
+	for _, s := range since {
+		starts = append(starts, s)
+	}
+	counts := make([]Sample, 0, len(raised))
+	for _, d := range findings.Catalogue() {
+		counts = append(counts, Sample{Value: float64(raised[d.ID]), Values: []string{d.ID, string(d.Severity)}})
+	}
+	m.store.Replace(finding, holds)
+	m.store.Replace(findingStart, starts)
+	m.store.Replace(findingsRaised, counts)
+}
+
+// SetState takes in what the kernel says of the host's namespace and of those of containers, by the ID of the container that
+// owns one. It must not be called concurrently with the other methods.
+func (m *Metrics) SetState(host *loader.HostState, containers map[string]loader.NetnsState) {
+	values := identityValues(enrich.Identity{}, enrich.ScopeHost)
+	if host.Conntrack.Limit > 0 {
+		m.store.Replace(conntrackEntries, []Sample{{Value: float64(host.Conntrack.Entries), Values: values}})
+		m.store.Replace(conntrackLimit, []Sample{{Value: float64(host.Conntrack.Limit), Values: values}})
+	}
+	overflows := make(map[string]uint64, len(containers))
+	for id, state := range containers {
+		identity, known := m.identities[id]
+		if !known {
+			continue
+		}
+		last, seen := m.overflows[id]
+		if !seen || state.ListenOverflows < last { // a namespace that is new, as is all in it
+			last = 0
+		}
+		overflows[id] = state.ListenOverflows
+		m.store.Add(listenOverflows, float64(state.ListenOverflows-last), identityValues(identity, enrich.ScopeContainer)...)
+	}
+	m.overflows = overflows
+}
+
+// AddEgress counts what left the host untranslated. It must not be called concurrently with the other methods.
+func (m *Metrics) AddEgress(egress []enrich.Egress) {
+	for i := range egress {
+		e := &egress[i]
+		m.store.Add(unnattedEgress, float64(e.Counts.Packets), identityValues(e.Identity, enrich.ScopeHost)...)
+	}
+}
