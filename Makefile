@@ -9,9 +9,9 @@ SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Debian packages, by what they are for. Only those that are missing are installed.
 PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
-PACKAGES_LINT     := clang-format-$(LLVM) prometheus
+PACKAGES_LINT     := clang-format-$(LLVM) prometheus prometheus-alertmanager
 PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
-PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ethtool bpftool prometheus gcc libc6-dev
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev
 
 # Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
 export BPF2GO_CC     := clang-$(LLVM)
@@ -21,11 +21,12 @@ export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -mcpu=v2 -nostdinc -I../bpf/include
 LINT      := bin/tools/golangci-lint-$(GOLANGCI_LINT)
 C_FILES    = $(wildcard bpf/*.c bpf/*.h bpf/include/*.h)
 RULES      = $(wildcard dashboards/*.rules.yml)
+GENERATED  = $(wildcard loader/*_bpfel* dashboards/*.json dashboards/findings.rules.yml docs/findings/README.md)
 
 # One target after the other: all of them want the whole machine.
 .NOTPARALLEL:
 
-.PHONY: help build run demo generate check-generated lint fmt test test-unit bench setup clean
+.PHONY: help build run demo generate check-generated lint fmt test test-unit collector bench setup clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -40,19 +41,21 @@ demo: build ## a small app with a fault in it, and what Bridgewatch says about i
 	@.ci/setup $(PACKAGES_DEMO)
 	@$(SUDO) e2e/demo/demo.sh
 
-generate: ## compile bpf/ and write the bindings in loader/
+generate: ## compile bpf/, and write the bindings in loader/, the alerts and dashboards, and the index of findings
 	@.ci/setup $(PACKAGES_GENERATE)
-	go generate ./loader/...
+	go generate ./...
 
 check-generated: ## fail if what make generate writes is not what is there
-	@before=$$(sha256sum loader/*_bpfel*); $(MAKE) --no-print-directory generate; \
-	test "$$before" = "$$(sha256sum loader/*_bpfel*)" || { echo 'loader/*_bpfel* were stale: commit what make generate wrote' >&2; exit 1; }
+	@before=$$(sha256sum $(GENERATED)); $(MAKE) --no-print-directory generate; \
+	test "$$before" = "$$(sha256sum $(GENERATED))" || { echo 'generated files were stale: commit what make generate wrote' >&2; exit 1; }
 
 lint: $(LINT) ## Go, C and Prometheus rules
 	@.ci/setup $(PACKAGES_LINT)
 	$(LINT) run
 	clang-format-$(LLVM) --dry-run -Werror $(C_FILES)
-	$(if $(RULES),promtool check rules $(RULES))
+	promtool check rules $(RULES)
+	promtool check config dashboards/scrape.yml
+	amtool check-config dashboards/alertmanager.yml
 
 fmt: $(LINT) ## format Go and C
 	@.ci/setup $(PACKAGES_LINT)
@@ -63,11 +66,14 @@ $(LINT):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
 	mv bin/tools/golangci-lint $@
 
-test: setup lint check-generated build ## everything, on this kernel and a real Docker; as root, in under 20 minutes
+test: setup lint check-generated build collector ## everything, on this kernel and a real Docker; as root, in under 20 minutes
 	go test -race -count=1 -p 1 -timeout 15m -exec '$(SUDO)' ./...
 
 test-unit: ## what needs neither root nor Docker
 	go test ./enrich/... ./exporters/... ./cmd/...
+
+collector: ## bin/tools/collector, the OpenTelemetry Collector that the tests send to
+	CGO_ENABLED=0 go build -C e2e/collector -trimpath $(BUILDVCS) -o $(CURDIR)/bin/tools/collector .
 
 bench: ## what one run of each hook costs
 	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/...

@@ -27,12 +27,17 @@ func filterCases() []dropCase {
 
 // filtered is what a rule on the host drops of what a container sends.
 func filtered(c *lab.Container, n count, counter string) []drops {
-	return of(c, "host", "tx", "fault", n, counter, "NETFILTER_DROP")
+	return kept(c, fault("filtered"), n, counter)
+}
+
+// kept is what a rule on the host drops of what a container sends, and what that means.
+func kept(c *lab.Container, m meaning, n count, counter string) []drops {
+	return of(c, "host", "tx", m, n, counter, "NETFILTER_DROP")
 }
 
 // withheld is what a rule on the host drops of what a container would receive.
 func withheld(c *lab.Container, n count) []drops {
-	return of(c, "host", "rx", "fault", n, "rule counter", "NETFILTER_DROP")
+	return of(c, "host", "rx", fault("filtered"), n, "rule counter", "NETFILTER_DROP")
 }
 
 // source selects what comes from the container's address.
@@ -114,7 +119,7 @@ func iccFalse(s stage) []drops {
 	}
 	victim, other := s.run("victim"), s.run("other")
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
-	return filtered(victim, rule.Packets, "icc rule's counter")
+	return kept(victim, policy("icc-false"), rule.Packets, "icc rule's counter")
 }
 
 // internalNetwork reaches out from a network that Docker closed. Whether the container has a default route depends on
@@ -125,7 +130,7 @@ func internalNetwork(s stage) []drops {
 	s.ip(victim.Place, "route", "replace", "default", "via", "10.82.0.1")
 	rule := s.host.FindRule(s, s.family, "filter", "DOCKER-ISOLATION-STAGE-1", "-i "+s.engine.Bridge(s, s.network), "-j DROP")
 	victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 100})
-	return filtered(victim, rule.Packets, "isolation rule's counter")
+	return kept(victim, policy("internal-net"), rule.Packets, "isolation rule's counter")
 }
 
 // foreignNetwork sends to a container on a network that the sender is not on.
@@ -135,12 +140,12 @@ func foreignNetwork(s stage) []drops {
 	other := s.run("other")
 	rule := s.host.FindRule(s, s.family, "filter", "DOCKER-ISOLATION-STAGE-2", "-o "+s.engine.Bridge(s, s.network), "-j DROP")
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
-	return filtered(victim, rule.Packets, "isolation rule's counter")
+	return kept(victim, policy("isolation-between-bridges"), rule.Packets, "isolation rule's counter")
 }
 
 // inside is what a rule in a container's own namespace drops.
 func inside(c *lab.Container, direction string, rule lab.Rule) []drops {
-	return of(c, "container", direction, "fault", rule.Packets, "rule counter", "NETFILTER_DROP")
+	return of(c, "container", direction, fault("filtered"), rule.Packets, "rule counter", "NETFILTER_DROP")
 }
 
 func insideOutput(s stage) []drops {

@@ -31,7 +31,7 @@ func fragmentsDropped(s stage) []drops {
 func fragmentsRefused(s stage) []drops {
 	owner, sender := s.run("owner"), s.run("sender")
 	sender.Send(s, lab.Datagrams{To: s.at(owner), Count: 30, Size: threeFragments})
-	return append(of(owner, "container", "rx", "application", snmp(owner.Place, s.udpProtocol(), "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED"), noFault(sender)...)
+	return append(of(owner, "container", "rx", application("no-listener"), snmp(owner.Place, s.udpProtocol(), "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED"), noFault(sender)...)
 }
 
 // fragmentsDelivered reach a socket that reads them.
@@ -46,5 +46,5 @@ func fragmentsDelivered(s stage) []drops {
 
 // noFault is that nothing was dropped without a name.
 func noFault(c *lab.Container) []drops {
-	return of(c, "host", "tx", "fault", exactly(0), nothing, "NOT_SPECIFIED")
+	return of(c, "host", "tx", fault("unknown"), exactly(0), nothing, "NOT_SPECIFIED")
 }

@@ -44,7 +44,7 @@ func portMTUFiltered(s stage) []drops {
 	if got := other.Stats(s, "eth0").RxBytes - before; got > 1400 {
 		s.Fatalf("%d bytes came through", got)
 	}
-	return of(victim, "host", "tx", "fault", exactly(sent), "sent, none received", "PKT_TOO_BIG", "NOT_SPECIFIED")
+	return of(victim, "host", "tx", fault("mtu-bridge"), exactly(sent), "sent, none received", "PKT_TOO_BIG", "NOT_SPECIFIED")
 }
 
 // containerMTU makes a container's device narrower than the bridge.
@@ -55,7 +55,7 @@ func containerMTU(s stage) []drops {
 	dropped := func(tb testing.TB) uint64 { return s.host.Stats(tb, veth).TxDropped }
 	before := dropped(s)
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 50, Size: 1400})
-	return of(victim, "host", "tx", "fault", since(dropped, before), "veth tx_dropped", "PKT_TOO_BIG", "NOT_SPECIFIED")
+	return of(victim, "host", "tx", fault("mtu-bridge"), since(dropped, before), "veth tx_dropped", "PKT_TOO_BIG", "NOT_SPECIFIED")
 }
 
 // rateLimit shapes what a container may receive. What the host itself sends to all ports may be dropped, too: the truth
@@ -73,7 +73,7 @@ func rateLimit(s stage) []drops {
 	if dropped := s.host.Qdisc(s, veth).Drops; dropped < missing(s) {
 		s.Errorf("tbf dropped %d, and %d are missing", dropped, missing(s))
 	}
-	return of(victim, "host", "tx", "fault", missing, "sent - InDatagrams", "QDISC_DROP", "QDISC_OVERLIMIT", "NOT_SPECIFIED")
+	return of(victim, "host", "tx", fault("qdisc"), missing, "sent - InDatagrams", "QDISC_DROP", "QDISC_OVERLIMIT", "NOT_SPECIFIED")
 }
 
 // foreign is a case of somebody else's program, which attach puts on the sender's or the receiver's port of the bridge.
@@ -82,7 +82,7 @@ func foreign(s stage, reason, counter string, attach func(sender, receiver strin
 	sender, receiver := s.run("sender"), s.serve("receiver", "udp-listen")
 	dropper := attach(sender.HostLink(s, "eth0"), receiver.HostLink(s, "eth0"))
 	sender.Send(s, lab.Datagrams{To: s.at(receiver), Count: 100, Size: lab.LongPacket})
-	return of(sender, "host", "tx", "fault", dropper.Packets, counter, reason, "NOT_SPECIFIED")
+	return of(sender, "host", "tx", fault("foreign-program"), dropper.Packets, counter, reason, "NOT_SPECIFIED")
 }
 
 func xdpDriver(s stage) []drops {

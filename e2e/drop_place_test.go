@@ -57,5 +57,5 @@ func macvlanClosed(s stage) []drops {
 	far := newMacvlan(s)
 	owner := s.run("owner")
 	far.Send(s, lab.Datagrams{To: s.at(owner), Count: 100})
-	return of(owner, "container", "rx", "application", snmp(owner.Place, "Udp", "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED")
+	return of(owner, "container", "rx", application("no-listener"), snmp(owner.Place, "Udp", "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED")
 }

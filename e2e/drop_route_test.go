@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 )
@@ -21,8 +22,13 @@ func routeCases() []dropCase {
 		{"path-mtu", bothFamilies, pathMTU},
 		{"dead-neighbour", bothFamilies, deadNeighbour},
 		{"dead-next-hop", bothFamilies, deadNextHop},
+		{"forwarding-off", ipv4Only, forwardingOff}, // for IPv6 the kernel then takes the packets for its own
 	}
 }
+
+// heedless is for how long a sender must go on with packets that are too big before that is a finding: longer than it
+// takes to learn a path's MTU.
+const heedless = 4 * time.Second
 
 // elsewhere is an address beyond the host that no other case sends to.
 func (s stage) elsewhere() netip.AddrPort {
@@ -30,8 +36,8 @@ func (s stage) elsewhere() netip.AddrPort {
 }
 
 // unrouted is a container's packet that the host does not forward.
-func unrouted(c *lab.Container, n count, counter string, reasons ...string) []drops {
-	return of(c, "host", "tx", "fault", n, counter, reasons...)
+func unrouted(c *lab.Container, cause string, n count, counter string, reasons ...string) []drops {
+	return of(c, "host", "tx", fault(cause), n, counter, reasons...)
 }
 
 func routeUnreachable(s stage) []drops {
@@ -40,7 +46,7 @@ func routeUnreachable(s stage) []drops {
 	s.ip(s.host, append([]string{"route", "add"}, route...)...)
 	s.undo(s.host, append([]string{"route", "delete"}, route...)...)
 	sent := victim.Send(s, lab.Datagrams{To: s.elsewhere(), Count: 50})
-	return unrouted(victim, exactly(sent), "sent", "IP_INNOROUTES", "NOT_SPECIFIED")
+	return unrouted(victim, "no-route", exactly(sent), "sent", "IP_INNOROUTES", "NOT_SPECIFIED")
 }
 
 func routeBlackhole(s stage) []drops {
@@ -49,7 +55,7 @@ func routeBlackhole(s stage) []drops {
 	s.ip(s.host, append([]string{"route", "add"}, route...)...)
 	s.undo(s.host, append([]string{"route", "delete"}, route...)...)
 	sent := victim.Send(s, lab.Datagrams{To: s.elsewhere(), Count: 50})
-	return unrouted(victim, exactly(sent), "sent", "IP_INNOROUTES", "NOT_SPECIFIED")
+	return unrouted(victim, "no-route", exactly(sent), "sent", "IP_INNOROUTES", "NOT_SPECIFIED")
 }
 
 func routeMissing(s stage) []drops {
@@ -59,7 +65,7 @@ func routeMissing(s stage) []drops {
 	s.ip(s.host, "route", "delete", "default", "via", gateway)
 	s.undo(s.host, "route", "add", "default", "via", gateway)
 	victim.Send(s, lab.Datagrams{To: s.elsewhere(), Count: 50})
-	return unrouted(victim, since(s.noRoutes, before), "InNoRoutes", "IP_INNOROUTES", "NOT_SPECIFIED")
+	return unrouted(victim, "no-route", since(s.noRoutes, before), "InNoRoutes", "IP_INNOROUTES", "NOT_SPECIFIED")
 }
 
 // noRoutes is the host's own count of packets that it had no route for.
@@ -89,13 +95,13 @@ func reversePath(s stage) []drops {
 	filtered := snmp(s.host, "TcpExt", "IPReversePathFilter")
 	before := filtered(s)
 	victim.Send(s, lab.Datagrams{To: s.beyond(), From: spoofed, Count: 50})
-	return unrouted(victim, since(filtered, before), "IPReversePathFilter", "IP_RPFILTER", "NOT_SPECIFIED")
+	return unrouted(victim, "rp-filter", since(filtered, before), "IPReversePathFilter", "IP_RPFILTER", "NOT_SPECIFIED")
 }
 
 func ttlExpired(s stage) []drops {
 	victim := s.run("victim")
-	sent := victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 50, TTL: 1})
-	return unrouted(victim, exactly(sent), "sent", "IP_INHDR", "NOT_SPECIFIED")
+	sent := victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 150, TTL: 1}) // more than a path trace sends
+	return unrouted(victim, "ttl-loop", exactly(sent), "sent", "IP_INHDR", "NOT_SPECIFIED")
 }
 
 // pathMTU sends whole packets towards a route with a smaller MTU.
@@ -105,8 +111,8 @@ func pathMTU(s stage) []drops {
 	route := []string{s.elsewhere().Addr().String(), "via", gateway, "mtu", "1280"}
 	s.ip(s.host, append([]string{"route", "add"}, route...)...)
 	s.undo(s.host, append([]string{"route", "delete"}, route...)...)
-	sent := victim.Send(s, lab.Datagrams{To: s.elsewhere(), Count: 50, Size: 1400, Whole: true})
-	return unrouted(victim, exactly(sent), "sent", "PKT_TOO_BIG", "NOT_SPECIFIED")
+	sent := victim.Send(s, lab.Datagrams{To: s.elsewhere(), Count: 50, Size: 1400, Whole: true, Interval: heedless / 50})
+	return unrouted(victim, "mtu-route", exactly(sent), "sent", "PKT_TOO_BIG", "NOT_SPECIFIED")
 }
 
 // deadNeighbour sends to an address of the container's own network that nobody has: it fails in the container.
@@ -115,7 +121,7 @@ func deadNeighbour(s stage) []drops {
 	nobody := netip.AddrPortFrom(s.pick(netip.MustParseAddr("10.80.0.250"), netip.MustParseAddr("fd00:80::250")), port)
 	sent := victim.Send(s, lab.Datagrams{To: nobody, Count: 20})
 	s.awaitDeadNeighbour(victim.Place, nobody.Addr())
-	return of(victim, "container", "tx", "fault", exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
+	return of(victim, "container", "tx", fault("dead-endpoint"), exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
 }
 
 // deadNextHop sends to an address on the host's uplink that nobody has: it fails on the host.
@@ -124,7 +130,17 @@ func deadNextHop(s stage) []drops {
 	nobody := netip.AddrPortFrom(s.pick(netip.MustParseAddr("192.0.2.250"), netip.MustParseAddr("2001:db8:1::250")), port)
 	sent := victim.Send(s, lab.Datagrams{To: nobody, Count: 20})
 	s.awaitDeadNeighbour(s.host, nobody.Addr())
-	return unrouted(victim, exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
+	return unrouted(victim, "dead-endpoint", exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
+}
+
+// forwardingOff turns off what Docker needs, as hardening tools do.
+func forwardingOff(s stage) []drops {
+	victim := s.run("victim")
+	s.host.Run(s, "sysctl", "-w", "net.ipv4.ip_forward=0")
+	s.Cleanup(func() { s.host.Run(s, "sysctl", "-w", "net.ipv4.ip_forward=1") })
+	before := s.host.SNMP(s, "Ip", "InAddrErrors")
+	victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 50})
+	return unrouted(victim, "ip-forward-off", since(snmp(s.host, "Ip", "InAddrErrors"), before), "InAddrErrors", "IP_INADDRERRORS", "NOT_SPECIFIED")
 }
 
 // awaitDeadNeighbour waits until the place has given up asking for an address; its queue is dropped then.

@@ -35,13 +35,13 @@ func snmp(p lab.Place, protocol, name string) count {
 func udpClosed(s stage) []drops {
 	owner, sender := s.run("owner"), s.run("sender")
 	sender.Send(s, lab.Datagrams{To: s.at(owner), Count: 100})
-	return of(owner, "container", "rx", "application", snmp(owner.Place, s.udpProtocol(), "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED")
+	return of(owner, "container", "rx", application("no-listener"), snmp(owner.Place, s.udpProtocol(), "NoPorts"), "NoPorts", "NO_SOCKET", "NOT_SPECIFIED")
 }
 
 func tcpClosed(s stage) []drops {
 	owner, sender := s.run("owner"), s.run("sender")
 	refused := sender.Connect(s, s.at(owner), 50).Errors["ECONNREFUSED"]
-	return of(owner, "container", "rx", "application", exactly(uint64(refused)), "connections refused", "NO_SOCKET", "NOT_SPECIFIED")
+	return of(owner, "container", "rx", application("no-listener"), exactly(uint64(refused)), "connections refused", "NO_SOCKET", "NOT_SPECIFIED")
 }
 
 // pausedQueue fills the socket of a container that cannot read.
@@ -50,7 +50,7 @@ func pausedQueue(s stage) []drops {
 	s.engine.Docker(s, "pause", owner.Name)
 	s.Cleanup(func() { s.engine.Docker(s, "unpause", owner.Name) })
 	sender.Send(s, lab.Datagrams{To: s.at(owner), Count: 200, Size: 500})
-	return of(owner, "container", "rx", "application", snmp(owner.Place, s.udpProtocol(), "RcvbufErrors"), "RcvbufErrors", "SOCKET_RCVBUFF", "NOT_SPECIFIED")
+	return of(owner, "container", "rx", application("rcvbuf"), snmp(owner.Place, s.udpProtocol(), "RcvbufErrors"), "RcvbufErrors", "SOCKET_RCVBUFF", "NOT_SPECIFIED")
 }
 
 // listenOverflow opens more connections than a backlog holds. Some kernels report no drop for it; then none may be
@@ -69,12 +69,12 @@ func listenOverflow(s stage) []drops {
 	if reported == 0 {
 		counter = nothing
 	}
-	return of(owner, "container", "rx", "application", exactly(reported), counter, "TCP_LISTEN_OVERFLOW")
+	return of(owner, "container", "rx", application("accept-overflow"), exactly(reported), counter, "TCP_LISTEN_OVERFLOW")
 }
 
 // badChecksum sends what the receiving socket must refuse.
 func badChecksum(s stage) []drops {
 	owner, sender := s.serve("owner", "udp-listen"), s.run("sender")
 	sender.Send(s, lab.Datagrams{To: s.at(owner), Count: 50, BadChecksum: true})
-	return of(owner, "container", "rx", "fault", snmp(owner.Place, s.udpProtocol(), "InCsumErrors"), "InCsumErrors", "UDP_CSUM", "NOT_SPECIFIED")
+	return of(owner, "container", "rx", fault("csum-offload"), snmp(owner.Place, s.udpProtocol(), "InCsumErrors"), "InCsumErrors", "UDP_CSUM", "NOT_SPECIFIED")
 }

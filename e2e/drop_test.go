@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 )
@@ -31,7 +32,7 @@ type drops struct {
 	container string   // the victim; "" where nobody can know
 	scope     string   // the place
 	direction string   // as the victim sees it
-	kind      string   // the fault's side
+	meaning            // why it was lost and whose business that is
 	reasons   []string // names of the reason on different kernels
 	counter   string   // where the truth comes from
 	count     count
@@ -40,9 +41,16 @@ type drops struct {
 	orNobody bool
 }
 
+// meaning is what a drop means, and what follows from that: a fault and a policy raise the finding of the cause.
+type meaning struct{ cause, kind string }
+
+func fault(cause string) meaning       { return meaning{cause, "fault"} }
+func policy(cause string) meaning      { return meaning{cause, "policy"} }
+func application(cause string) meaning { return meaning{cause, "application"} }
+
 // of is what a container lost.
-func of(c *lab.Container, scope, direction, kind string, n count, counter string, reasons ...string) []drops {
-	return []drops{{container: c.Name, scope: scope, direction: direction, kind: kind, reasons: reasons, count: n, counter: counter}}
+func of(c *lab.Container, scope, direction string, m meaning, n count, counter string, reasons ...string) []drops {
+	return []drops{{container: c.Name, scope: scope, direction: direction, meaning: m, reasons: reasons, count: n, counter: counter}}
 }
 
 // settle reads the truth once it has stopped to change: packets may wait for an address to be resolved.
@@ -64,6 +72,7 @@ var (
 type outcome struct {
 	drops
 	name    string
+	ended   time.Time // when its packets had been sent
 	counted uint64
 	seen    lab.Metrics // what was counted under the reasons for the container, in any scope and kind
 }
@@ -72,7 +81,8 @@ type outcome struct {
 func TestDrops(t *testing.T) {
 	engine := lab.StartEngine(t)
 	network := newNetwork(t, engine, "drops")
-	agent := lab.StartAgent(t, engine)
+	agent := lab.StartAgent(t, engine, "--findings.hold="+hold.String())
+	found := lab.WatchFindings(t, agent)
 
 	var table []outcome
 	for _, c := range slices.Concat(filterCases(), routeCases(), linkCases(), socketCases(), fragmentCases(), placeCases()) {
@@ -82,7 +92,7 @@ func TestDrops(t *testing.T) {
 				lost := c.play(stage{t, engine, lab.Host(t), lab.Outside(t), network, family, name})
 				for _, d := range lost {
 					d.settle(t)
-					table = append(table, outcome{drops: d, name: name})
+					table = append(table, outcome{drops: d, name: name, ended: time.Now()})
 				}
 			})
 		}
@@ -96,8 +106,8 @@ func TestDrops(t *testing.T) {
 	logTable(t, table)
 	for _, o := range table {
 		if o.counted != o.truth {
-			t.Errorf("%s: %s says %d, counted %d for container=%q scope=%q direction=%q kind=%q reason=%v; seen:\n%s",
-				o.name, o.counter, o.truth, o.counted, o.container, o.scope, o.direction, o.kind, o.reasons, lines(o.seen))
+			t.Errorf("%s: %s says %d, counted %d for container=%q scope=%q direction=%q kind=%q cause=%q reason=%v; seen:\n%s",
+				o.name, o.counter, o.truth, o.counted, o.container, o.scope, o.direction, o.kind, o.cause, o.reasons, lines(o.seen))
 		}
 	}
 	// The kernel frees a datagram's further fragments there: that is no drop of its own.
@@ -107,6 +117,7 @@ func TestDrops(t *testing.T) {
 	for _, s := range unexpectedFaults(metrics, table) {
 		t.Errorf("a fault that no case made: %s", lines(lab.Metrics{s}))
 	}
+	requireFindings(t, found, expectedFindings(table))
 }
 
 // nothing is the counter of a case that must drop nothing.
@@ -129,7 +140,8 @@ func (o *outcome) observe(metrics lab.Metrics) {
 		for _, reason := range o.reasons {
 			o.seen = append(o.seen, metrics.Select("bridgewatch_dropped_packets_total",
 				lab.Labels{"container": victim, "reason": reason})...)
-			exact := lab.Labels{"container": victim, "reason": reason, "scope": o.scope, "direction": o.direction, "kind": o.kind}
+			exact := lab.Labels{"container": victim, "reason": reason, "scope": o.scope, "direction": o.direction,
+				"kind": o.kind, "cause": o.cause}
 			o.counted += metrics.Sum("bridgewatch_dropped_packets_total", exact)
 		}
 	}

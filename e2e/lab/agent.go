@@ -131,16 +131,24 @@ func (a *Agent) Log(tb testing.TB) string {
 // Text returns the agent's /metrics as they are.
 func (a *Agent) Text(tb testing.TB) string {
 	tb.Helper()
+	text, err := a.text()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return text
+}
+
+func (a *Agent) text() (string, error) {
 	resp, err := http.Get(a.URL + "/metrics")
 	if err != nil {
-		tb.Fatalf("scrape: %v", err)
+		return "", fmt.Errorf("scrape: %w", err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		tb.Fatalf("scrape: %s: %v: %s", resp.Status, err, text)
+		return "", fmt.Errorf("scrape: %s: %w: %s", resp.Status, err, text)
 	}
-	return string(text)
+	return string(text), nil
 }
 
 // Scrape returns the agent's metrics.

@@ -36,13 +36,20 @@ type endpoint struct {
 // Run starts a container with the given options of `docker run`, until the test ends. Without a command it sleeps.
 func (e *Engine) Run(tb testing.TB, name string, options []string, command ...string) *Container {
 	tb.Helper()
+	c := e.Start(tb, name, options, command...)
+	tb.Cleanup(func() { e.Docker(tb, "rm", "--force", name) })
+	return c
+}
+
+// Start is Run for a container that the caller removes, or that takes the place of one that Run started.
+func (e *Engine) Start(tb testing.TB, name string, options []string, command ...string) *Container {
+	tb.Helper()
 	if len(command) == 0 {
 		command = []string{"sleep"}
 	}
 	args := append([]string{"run", "--detach", "--name", name}, options...)
 	args = append(args, image, "traffic")
 	e.Docker(tb, append(args, command...)...)
-	tb.Cleanup(func() { e.Docker(tb, "rm", "--force", name) })
 	return e.Inspect(tb, name)
 }
 

@@ -17,18 +17,19 @@ const image = "lab:1"
 
 // Engine is a Docker engine on the lab host. Its methods are for one goroutine at a time.
 type Engine struct {
-	dir  string
-	cmd  *exec.Cmd
-	log  *os.File
-	Name string // value of DOCKER_HOST
+	dir   string
+	flags []string
+	cmd   *exec.Cmd
+	log   *os.File
+	Name  string // value of DOCKER_HOST
 }
 
 // StartEngine starts a Docker engine with the lab's image in it. When the test ends, its containers are removed and
-// it is stopped. There can be one at a time.
-func StartEngine(tb testing.TB) *Engine {
+// it is stopped. There can be one at a time. Flags are dockerd's, beside those that the lab needs.
+func StartEngine(tb testing.TB, flags ...string) *Engine {
 	tb.Helper()
 	dir := tempDir(tb)
-	e := &Engine{dir: dir, Name: "unix://" + filepath.Join(dir, "docker.sock")}
+	e := &Engine{dir: dir, flags: flags, Name: "unix://" + filepath.Join(dir, "docker.sock")}
 	e.start(tb)
 	tb.Cleanup(func() { e.close(tb) })
 	e.importImage(tb)
@@ -46,9 +47,9 @@ func (e *Engine) start(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	e.log = log
-	e.cmd = exec.Command("dockerd", "--config-file", config,
+	e.cmd = exec.Command("dockerd", append([]string{"--config-file", config,
 		"--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
-		"--pidfile", filepath.Join(e.dir, "pid"), "--host", e.Name, "--live-restore")
+		"--pidfile", filepath.Join(e.dir, "pid"), "--host", e.Name, "--live-restore"}, e.flags...)...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	if err := e.cmd.Start(); err != nil {
 		tb.Fatalf("start dockerd (Debian's docker.io): %v", err)
@@ -97,6 +98,9 @@ func (e *Engine) close(tb testing.TB) {
 	}
 	run(tb, "ip", "link", "delete", "docker0")
 }
+
+// Sandboxes is the folder where the engine keeps the network namespaces of containers.
+func (e *Engine) Sandboxes() string { return filepath.Join(e.dir, "exec", "netns") }
 
 // Docker runs a command of the docker CLI and returns its output without the newline at its end.
 func (e *Engine) Docker(tb testing.TB, args ...string) string {

@@ -4,8 +4,10 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,14 +17,22 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// dirVariable tells a process that it runs on the lab host, and where its files are.
-const dirVariable = "BRIDGEWATCH_LAB_DIR"
+// What tells a process that it runs on a lab host: where that host's files are, and where the programs are.
+const (
+	dirVariable      = "BRIDGEWATCH_LAB_DIR"
+	programsVariable = "BRIDGEWATCH_LAB_PROGRAMS"
+)
+
+// listing is in place of a folder in a process that lists the tests and runs none.
+const listing = "-"
 
 // Addresses of the uplink's two ends, and what lies beyond it.
 var (
@@ -32,30 +42,39 @@ var (
 	OutsideAddress6 = netip.MustParseAddr("2001:db8:2::1")
 )
 
-// Main runs a package's tests on a new lab host and returns the exit code. It needs root.
+// Main runs a package's tests on new lab hosts, each on one of its own and several at a time, and returns the exit code. It
+// needs root.
 //
 // It builds the agent and the traffic program first, where the network can still be reached.
 func Main(m *testing.M) int {
-	if dir := os.Getenv(dirVariable); dir != "" {
+	switch dir := os.Getenv(dirVariable); dir {
+	case "": // the one that was started
+	case listing:
+		return m.Run()
+	default:
 		if err := setUpHost(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "set up lab host:", err)
 			return 1
 		}
 		return m.Run()
 	}
-	code, err := runOnNewHost()
+	flag.Parse()
+	code, err := runOnNewHosts()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "run lab host:", err)
+		fmt.Fprintln(os.Stderr, "run lab hosts:", err)
 		return 1
 	}
 	return code
 }
 
-// runOnNewHost runs this program again in namespaces of its own, and then ends all that it left running.
+// atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
+const atOnce = 3
+
+// runOnNewHosts deals the tests out, and ends all that they left running.
 //
 // A process id namespace would end them by itself. But then the numbers that the kernel's programs see of processes are
 // not those that the agent sees, as they are on a host.
-func runOnNewHost() (code int, err error) {
+func runOnNewHosts() (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("the lab makes namespaces and runs Docker: it needs root")
 	}
@@ -70,28 +89,73 @@ func runOnNewHost() (code int, err error) {
 	if err := build(dir, "bridgewatch", "./cmd/bridgewatch"); err != nil {
 		return 0, err
 	}
+	patterns, err := testPatterns()
+	if err != nil {
+		return 0, err
+	}
 
-	// Orphans of the lab become children of this process.
+	// Orphans of the labs become children of this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("adopt orphans: %w", err)
 	}
 	defer func() { err = errors.Join(err, endChildren()) }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	runtime.LockOSThread() // the death signal is tied to the thread
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), dirVariable+"="+dir)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	var mu sync.Mutex // one test's output after the other
+	for i, pattern := range patterns {
+		group.Go(func() error {
+			own := filepath.Join(dir, strconv.Itoa(i)) // short: see tempDir
+			out, exit, err := runOnNewHost(ctx, dir, own, pattern)
+			mu.Lock()
+			defer mu.Unlock()
+			_, _ = os.Stdout.Write(out)
+			code = max(code, exit)
+			return err
+		})
+	}
+	return code, group.Wait()
+}
+
+// testPatterns are the -test.run patterns of the tests that were asked for, one for each.
+func testPatterns() ([]string, error) {
+	top, sub, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	list := exec.Command("/proc/self/exe", "-test.list", cmp.Or(top, "."))
+	list.Env = append(os.Environ(), dirVariable+"="+listing)
+	out, err := list.Output()
+	if err != nil {
+		return nil, fmt.Errorf("list tests: %w", err)
+	}
+	var patterns []string
+	for _, name := range strings.Fields(string(out)) {
+		pattern := "^" + name + "$"
+		if sub != "" {
+			pattern += "/" + sub
+		}
+		patterns = append(patterns, pattern)
+	}
+	return patterns, nil
+}
+
+// runOnNewHost runs this program again in namespaces of its own. programs is where Main has built what it needs.
+func runOnNewHost(ctx context.Context, programs, dir, pattern string) (out []byte, code int, err error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, 0, err
+	}
+	runtime.LockOSThread() // the death signal is tied to the thread, which ends with this goroutine
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern)...)
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir, programsVariable+"="+programs)
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
 		Pdeathsig:  unix.SIGKILL,
 	}
-	err = cmd.Run()
+	out, err = cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return max(exit.ExitCode(), 1), nil
+		return out, max(exit.ExitCode(), 1), nil
 	}
-	return 0, err
+	return out, 0, err
 }
 
 // endChildren kills the children of this process, and then the orphans that they leave, until there are none.
@@ -182,7 +246,7 @@ func setUpHost(dir string) error {
 // program returns the path of a program that Main built.
 func program(tb testing.TB, name string) string {
 	tb.Helper()
-	dir := os.Getenv(dirVariable)
+	dir := os.Getenv(programsVariable)
 	if dir == "" {
 		tb.Fatal("not on a lab host: TestMain must call lab.Main")
 	}

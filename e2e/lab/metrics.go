@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -30,10 +31,18 @@ type Metrics []Sample
 // ParseMetrics reads Prometheus's text format. Histograms are left out.
 func ParseMetrics(tb testing.TB, text string) Metrics {
 	tb.Helper()
+	all, err := parseMetrics(text)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return all
+}
+
+func parseMetrics(text string) (Metrics, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
 	if err != nil {
-		tb.Fatalf("parse metrics: %v", err)
+		return nil, fmt.Errorf("parse metrics: %w", err)
 	}
 	var all Metrics
 	for _, name := range slices.Sorted(maps.Keys(families)) {
@@ -45,7 +54,7 @@ func ParseMetrics(tb testing.TB, text string) Metrics {
 			all = append(all, Sample{name, labels, value(m)})
 		}
 	}
-	return all
+	return all, nil
 }
 
 func value(m *dto.Metric) float64 {

@@ -82,8 +82,14 @@ func parseReport(tb testing.TB, text string) Report {
 // Serve runs the traffic program in the place until the test ends, and waits until it listens on the port.
 func (p Place) Serve(tb testing.TB, command string, port uint16, flags ...string) {
 	tb.Helper()
-	args := append(p.exec[:len(p.exec):len(p.exec)], command, strconv.Itoa(int(port)))
-	args = append(args, flags...)
+	p.Start(tb, append([]string{command, strconv.Itoa(int(port))}, flags...)...)
+	p.awaitListener(tb, port)
+}
+
+// Start runs the traffic program in the place until the test ends.
+func (p Place) Start(tb testing.TB, args ...string) {
+	tb.Helper()
+	args = append(p.exec[:len(p.exec):len(p.exec)], args...)
 	cmd := exec.Command(args[0], args[1:]...)
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("start %q: %v", args, err)
@@ -92,7 +98,6 @@ func (p Place) Serve(tb testing.TB, command string, port uint16, flags ...string
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	p.awaitListener(tb, port)
 }
 
 // awaitListener waits until a socket of the place's namespace is bound to the port.
@@ -111,7 +116,8 @@ type Datagrams struct {
 	Size        int // payload bytes; 64 if 0
 	TTL         int // the system's default if 0
 	BadChecksum bool
-	Whole       bool // never fragmented
+	Whole       bool          // never fragmented
+	Interval    time.Duration // between one and the next
 }
 
 // Args returns the traffic program's arguments that send d.
@@ -128,6 +134,9 @@ func (d Datagrams) Args() []string {
 	}
 	if d.BadChecksum {
 		args = append(args, "--bad-checksum")
+	}
+	if d.Interval > 0 {
+		args = append(args, "--interval", d.Interval.String())
 	}
 	if d.Whole {
 		args = append(args, "--whole")

@@ -52,6 +52,7 @@ func main() {
 		TCPConnect tcpConnect   `cmd:"" name:"tcp-connect" help:"Open a counted number of connections."`
 		TCPListen  tcpListen    `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
 		TCPSend    tcpSend      `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
+		Talk       talk         `cmd:"" help:"Listen, and talk to others by name, again and again."`
 		Sleep      sleepCommand `cmd:"" help:"Do nothing."`
 	}
 	ctx := kong.Parse(&cli)

@@ -97,6 +97,8 @@ func discard(fd int) {
 type tcpSend struct {
 	To  netip.AddrPort `required:"" help:"Where to."`
 	For time.Duration  `default:"1s" help:"How long to send."`
+
+	Pause time.Duration `help:"How long to wait after each block of 256 KiB."`
 }
 
 func (c tcpSend) Run() error {
@@ -113,6 +115,7 @@ func (c tcpSend) Run() error {
 		if err != nil {
 			return fmt.Errorf("send stream: %w", err)
 		}
+		time.Sleep(c.Pause)
 	}
 	// Wait for the other end's close: then all that was sent has arrived.
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {

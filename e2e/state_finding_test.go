@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bridgewatch/bridgewatch/e2e/lab"
+)
+
+// stateCase makes a state of the host that is a finding without any packet being dropped, until the test that it plays
+// in ends. It returns whom the findings concern.
+type stateCase struct {
+	name string
+	play func(s stage) []lab.Finding
+}
+
+// settles is how long some states must last before they count: a container that is being made is not wrong yet.
+const settles = 45 * time.Second
+
+// TestStateFindings makes all states at once, under one agent, and then undoes them.
+func TestStateFindings(t *testing.T) {
+	engine := lab.StartEngine(t, "--host=tcp://192.0.2.2:2375", "--tls=false")
+	agent := lab.StartAgent(t, engine, "--findings.hold="+hold.String(), "--findings.unused-after=1s")
+	found := lab.WatchFindings(t, agent)
+
+	var want []lab.Finding
+	t.Run("while they hold", func(t *testing.T) {
+		for _, c := range stateCases() {
+			want = append(want, c.play(stage{t, engine, lab.Host(t), lab.Outside(t), "", lab.IPv4, c.name})...)
+		}
+		want = append(want, lab.Finding{ID: "daemon-tcp-open", Severity: "critical", Scope: "host"})
+		slices.SortFunc(want, compareFindings)
+		var standing []lab.Finding
+		for end := time.Now().Add(settles); time.Now().Before(end) && !cmp.Equal(want, standing); time.Sleep(time.Second) {
+			standing = found.Standing()
+			slices.SortFunc(standing, compareFindings)
+		}
+		if diff := cmp.Diff(want, standing); diff != "" {
+			t.Errorf("what is found is not what is wrong (-want +got):\n%s", diff)
+		}
+		code, stdout, stderr := lab.Command(t, engine, "doctor", "--api.socket="+agent.Socket)
+		t.Logf("doctor, which ended with %d:\n%s%s", code, stdout, stderr)
+		if code != 1 {
+			t.Errorf("doctor ended with %d, want 1", code)
+		}
+	})
+	lab.Eventually(t, clears, "all findings but that of the engine itself to clear", func() bool {
+		return len(found.Standing()) == 1
+	})
+	for f := range found.Seen() {
+		if !slices.Contains(want, f) {
+			t.Errorf("a finding that no case made: %+v", f)
+		}
+	}
+}
+
+func compareFindings(a, b lab.Finding) int {
+	return slices.Compare([]string{a.ID, a.Container, a.Network, a.Scope}, []string{b.ID, b.Container, b.Network, b.Scope})
+}
+
+func stateCases() []stateCase {
+	return []stateCase{
+		{"icc-bypass", iccBypass},
+		{"unnatted", unnatted},
+		{"mtu-mismatch", mtuMismatch},
+		{"accept-overflow", acceptOverflow},
+		{"ipv6-proxy", ipv6Proxy},
+		{"userland-proxy", userlandProxy},
+		{"loopback-exposed", loopbackExposed},
+		{"unused", unusedNetwork},
+		{"link", legacyLink},
+		{"same-mac", sameMAC},
+		{"overlap", routeOverlap},
+		{"leftovers", leftovers},
+	}
+}
+
+// own makes a network for one case, and the stage on it.
+func (s stage) own(subnet string, options ...string) stage {
+	s.Helper()
+	s.network = s.engine.Network(s, s.name, append([]string{"--subnet", subnet}, options...)...)
+	return s
+}
+
+func iccBypass(s stage) []lab.Finding {
+	s = s.own("10.60.0.0/24", "--opt", "com.docker.network.bridge.enable_icc=false")
+	s.run("a")
+	s.run("b")
+	s.host.Run(s, "sysctl", "-w", "net.bridge.bridge-nf-call-iptables=0")
+	s.Cleanup(func() { s.host.Run(s, "sysctl", "-w", "net.bridge.bridge-nf-call-iptables=1") })
+	return []lab.Finding{{ID: "icc-bypass", Severity: "warning", Network: s.network, Scope: "host"}}
+}
+
+// unnatted flushes what Docker wrote for the network, as other managers of firewalls do.
+func unnatted(s stage) []lab.Finding {
+	s = s.own("10.61.0.0/24")
+	victim := s.run("victim")
+	bridge := s.engine.Bridge(s, s.network)
+	s.host.Run(s, "iptables", "-w", "-t", "nat", "-D", "POSTROUTING", "-s", "10.61.0.0/24", "!", "-o", bridge, "-j", "MASQUERADE")
+	victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 100})
+	return []lab.Finding{{ID: "iptables-false", Severity: "warning", Container: victim.Name, Network: s.network, Scope: "host"}}
+}
+
+func mtuMismatch(s stage) []lab.Finding {
+	s = s.own("10.62.0.0/24")
+	s.run("a").Run(s, "ip", "link", "set", "eth0", "mtu", "1300")
+	return []lab.Finding{{ID: "mtu-mismatch", Severity: "info", Network: s.network, Scope: "host"}}
+}
+
+func acceptOverflow(s stage) []lab.Finding {
+	s = s.own("10.63.0.0/24")
+	sender := s.run("sender")
+	owner := s.serve("owner", "tcp-listen", "--never-accept", "--backlog=2")
+	for range 3 {
+		sender.Connect(s, s.at(owner), 20)
+	}
+	return []lab.Finding{{ID: "accept-overflow", Severity: "warning", Container: owner.Name, Scope: "container"}}
+}
+
+// ipv6Proxy publishes on all of the host's addresses, as Docker does unless told otherwise.
+func ipv6Proxy(s stage) []lab.Finding {
+	s = s.own("10.64.0.0/24")
+	c := s.engine.Run(s, s.name+"-web", []string{"--network", s.network, "--publish", "8064:7000"})
+	return []lab.Finding{{ID: "ipv6-proxy-src", Severity: "info", Container: c.Name, Scope: "host"}}
+}
+
+// userlandProxy takes a published port's translation away: what is left is docker-proxy.
+func userlandProxy(s stage) []lab.Finding {
+	s = s.own("10.65.0.0/24")
+	c := s.engine.Serve(s, s.name+"-web", []string{"--network", s.network, "--publish", "0.0.0.0:8065:7000"}, "tcp-listen", port)
+	s.host.AddRule(s, lab.IPv4, "nat", "PREROUTING", "-p", "tcp", "--dport", "8065", "-j", "ACCEPT")
+	s.outside.Start(s, "tcp-send", "--to", netip.AddrPortFrom(lab.HostAddress, 8065).String(), "--for", "5m", "--pause", "1s")
+	return []lab.Finding{{ID: "userland-proxy-src", Severity: "warning", Container: c.Name, Scope: "host"}}
+}
+
+// loopbackExposed reaches a port that is published for the host alone from the next machine.
+func loopbackExposed(s stage) []lab.Finding {
+	s = s.own("10.66.0.0/24")
+	c := s.engine.Serve(s, s.name+"-web", []string{"--network", s.network, "--publish", "127.0.0.1:8066:7000"}, "tcp-listen", port)
+	s.ip(s.outside, "route", "add", "10.66.0.0/24", "via", lab.HostAddress.String())
+	s.undo(s.outside, "route", "delete", "10.66.0.0/24", "via", lab.HostAddress.String())
+	if r := s.outside.Connect(s, s.at(c), 10); r.Sent != 10 {
+		s.Errorf("%d connections: %v", r.Sent, r.Errors)
+	}
+	return []lab.Finding{{ID: "lo-publish-exposed", Severity: "warning", Container: c.Name, Network: s.network, Scope: "host"}}
+}
+
+func unusedNetwork(s stage) []lab.Finding {
+	s = s.own("10.67.0.0/24")
+	return []lab.Finding{{ID: "unused-network", Severity: "info", Network: s.network, Scope: "host"}}
+}
+
+func legacyLink(s stage) []lab.Finding {
+	db := s.engine.Run(s, s.name+"-db", nil)
+	app := s.engine.Run(s, s.name+"-app", []string{"--link", db.Name + ":db"})
+	return []lab.Finding{{ID: "legacy-link", Severity: "info", Container: app.Name, Network: "bridge", Scope: "container"}}
+}
+
+func sameMAC(s stage) []lab.Finding {
+	s = s.own("10.68.0.0/24")
+	for _, role := range []string{"a", "b"} {
+		s.run(role).Run(s, "ip", "link", "set", "eth0", "address", "02:42:0a:44:00:99")
+	}
+	return []lab.Finding{{ID: "dup-mac", Severity: "warning", Network: s.network, Scope: "host"}}
+}
+
+func routeOverlap(s stage) []lab.Finding {
+	s = s.own("10.69.0.0/16")
+	s.run("a")
+	s.ip(s.host, "route", "add", "10.69.7.0/24", "via", "192.0.2.1")
+	s.undo(s.host, "route", "delete", "10.69.7.0/24", "via", "192.0.2.1")
+	return []lab.Finding{{ID: "route-overlap", Severity: "warning", Network: s.network, Scope: "host"}}
+}
+
+// leftovers are what a removal leaves that was cut short: a namespace of nobody's, and a port of nobody's.
+func leftovers(s stage) []lab.Finding {
+	s = s.own("10.70.0.0/24")
+	s.run("a")
+	sandbox := filepath.Join(s.engine.Sandboxes(), "deadbeef0001")
+	s.host.Run(s, "touch", sandbox)
+	s.host.Run(s, "mount", "--bind", "/run/netns/outside", sandbox)
+	s.Cleanup(func() {
+		s.host.Run(s, "umount", sandbox)
+		s.host.Run(s, "rm", sandbox)
+	})
+	s.host.Run(s, "ip", "link", "add", "veth0123456", "type", "veth", "peer", "name", "left0")
+	s.Cleanup(func() { s.host.Run(s, "ip", "link", "delete", "veth0123456") })
+	s.host.Run(s, "ip", "link", "set", "veth0123456", "master", s.engine.Bridge(s, s.network))
+	return []lab.Finding{
+		{ID: "leftover-device", Severity: "info", Scope: "host"},
+		{ID: "leftover-sandbox", Severity: "info", Scope: "host"},
+	}
+}
