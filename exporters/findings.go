@@ -27,12 +27,16 @@ func (m *Metrics) SetFindings(standing []findings.Finding, raised map[string]uin
 	for _, s := range since {
 		starts = append(starts, s)
 	}
-	counts := make([]Sample, 0, len(raised))
+	m.store.Replace(finding, holds)
+	m.store.Replace(findingStart, starts)
+	m.setRaised(raised)
+}
+
+func (m *Metrics) setRaised(raised map[string]uint64) {
+	var counts []Sample
 	for _, d := range findings.Catalogue() {
 		counts = append(counts, Sample{Value: float64(raised[d.ID]), Values: []string{d.ID, string(d.Severity)}})
 	}
-	m.store.Replace(finding, holds)
-	m.store.Replace(findingStart, starts)
 	m.store.Replace(findingsRaised, counts)
 }
 
@@ -40,24 +44,28 @@ func (m *Metrics) SetFindings(standing []findings.Finding, raised map[string]uin
 // owns one. It must not be called concurrently with the other methods.
 func (m *Metrics) SetState(host *loader.HostState, containers map[string]loader.NetnsState) {
 	values := identityValues(enrich.Identity{}, enrich.ScopeHost)
+	var entries, limit []Sample
 	if host.Conntrack.Limit > 0 {
-		m.store.Replace(conntrackEntries, []Sample{{Value: float64(host.Conntrack.Entries), Values: values}})
-		m.store.Replace(conntrackLimit, []Sample{{Value: float64(host.Conntrack.Limit), Values: values}})
+		entries = []Sample{{Value: float64(host.Conntrack.Entries), Values: values}}
+		limit = []Sample{{Value: float64(host.Conntrack.Limit), Values: values}}
 	}
-	overflows := make(map[string]uint64, len(containers))
+	m.store.Replace(conntrackEntries, entries)
+	m.store.Replace(conntrackLimit, limit)
 	for id, state := range containers {
-		identity, known := m.identities[id]
+		c, known := m.living[id]
 		if !known {
 			continue
 		}
 		last, seen := m.overflows[id]
-		if !seen || state.ListenOverflows < last { // a namespace that is new, as is all in it
+		switch {
+		case !seen && c.started.Before(m.started): // it rose while nobody counted
+			last = state.ListenOverflows
+		case state.ListenOverflows < last: // a namespace that is new, as is all in it
 			last = 0
 		}
-		overflows[id] = state.ListenOverflows
-		m.store.Add(listenOverflows, float64(state.ListenOverflows-last), identityValues(identity, enrich.ScopeContainer)...)
+		m.overflows[id] = state.ListenOverflows
+		m.store.Add(listenOverflows, float64(state.ListenOverflows-last), identityValues(c.identity, enrich.ScopeContainer)...)
 	}
-	m.overflows = overflows
 }
 
 // AddEgress counts what left the host untranslated. It must not be called concurrently with the other methods.

@@ -49,7 +49,9 @@ func TestListenOverflows(t *testing.T) {
 	s, m := newTestMetrics()
 	task, successor := liveContainer(s, "alpha", "web"), liveContainer(s, "alpha", "web")
 	successor.ID = "id-successor"
-	m.SetInventory(inventoryOf(task, successor, liveContainer(s, "quiet", "web")))
+	old := liveContainer(s, "alpha", "web") // ran long before the agent
+	old.ID, old.StartedAt = "id-old", s.now.Add(-time.Hour)
+	m.SetInventory(inventoryOf(task, successor, old, liveContainer(s, "quiet", "web")))
 	s.wantShown(t, listenOverflows, map[string]float64{",,alpha,,container": 0, ",,quiet,,container": 0})
 	var host loader.HostState
 	for _, read := range []struct {
@@ -61,6 +63,9 @@ func TestListenOverflows(t *testing.T) {
 		{map[string]uint64{"id-alpha": 7, "id-successor": 2}, 9},
 		{map[string]uint64{"id-alpha": 1, "id-successor": 2}, 10}, // alpha was restarted
 		{map[string]uint64{"id-unknown": 100, "id-successor": 3}, 11},
+		{map[string]uint64{"id-alpha": 1, "id-successor": 3}, 11}, // alpha's could not be read last time
+		{map[string]uint64{"id-old": 5000}, 11},
+		{map[string]uint64{"id-old": 5001}, 12},
 	} {
 		states := map[string]loader.NetnsState{}
 		for id, n := range read.of {

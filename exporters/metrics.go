@@ -3,8 +3,10 @@
 package exporters
 
 import (
+	"maps"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,12 +15,12 @@ import (
 )
 
 // A container has at most 30 series: two that describe it, six for its traffic on each network, one for its full listen
-// queues, one for what it sends out untranslated, two for each of the drop combinations counted here (of device, direction,
+// queues, one for what it sends out of each network untranslated, two for each of the drop combinations counted here (of device, direction,
 // reason and cause), and two for each of four kinds, under which the drops of further combinations are counted with reason
 // and cause other. On three networks and more it has a few more. Findings are not among them.
 const (
 	maxDropSeries     = 6 // on one network
-	perFurtherNetwork = 3 // fewer, for the traffic there
+	perFurtherNetwork = 4 // fewer, for the traffic there
 )
 
 // Metrics turns what is read, enriched and known into series.
@@ -27,8 +29,14 @@ type Metrics struct {
 	drops    map[Owner]map[string]bool // combinations in use, by victim
 	networks map[Owner]map[string]bool // that containers of an identity are on
 
-	identities map[string]enrich.Identity // of living containers, by ID
-	overflows  map[string]uint64          // of full listen queues, as last read, by container ID
+	started   time.Time
+	living    map[string]living // containers, by ID
+	overflows map[string]uint64 // of full listen queues, as last read, by ID of the living container
+}
+
+type living struct {
+	identity enrich.Identity
+	started  time.Time
 }
 
 // NewMetrics writes to store.
@@ -37,7 +45,11 @@ func NewMetrics(store *Store) *Metrics {
 		store.Plan(observedPackets, signal)
 		store.Plan(unattributedPackets, signal)
 	}
-	return &Metrics{store: store, drops: make(map[Owner]map[string]bool)}
+	m := &Metrics{
+		store: store, drops: make(map[Owner]map[string]bool), started: store.config.Now(), overflows: make(map[string]uint64),
+	}
+	m.setRaised(nil)
+	return m
 }
 
 func identityValues(i enrich.Identity, scope enrich.Scope, more ...string) []string {
@@ -185,12 +197,12 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	owners := make([]Owner, 0, len(inventory.Containers))
 	var infos, starts, networks []Sample
 	m.networks = make(map[Owner]map[string]bool, len(inventory.Containers))
-	m.identities = make(map[string]enrich.Identity, len(inventory.Containers))
+	m.living = make(map[string]living, len(inventory.Containers))
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
 		o := Owner{c.Identity.Stack, c.Identity.Service, c.Identity.Container}
 		owners = append(owners, o)
-		m.identities[c.ID] = c.Identity
+		m.living[c.ID] = living{c.Identity, c.StartedAt}
 		if m.networks[o] == nil {
 			m.networks[o] = make(map[string]bool)
 		}
@@ -218,6 +230,7 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	if node := inventory.Node; node.Name != "" {
 		m.store.Replace(nodeInfo, []Sample{{Value: 1, Values: []string{node.Name, node.ID, node.SwarmID, node.Role, node.Address}}})
 	}
+	maps.DeleteFunc(m.overflows, func(id string, _ uint64) bool { _, lives := m.living[id]; return !lives })
 	m.store.Retire(owners)
 	m.forgetRetired()
 }

@@ -67,6 +67,7 @@ func newEgressLab(t *testing.T) *egressLab {
 	lab.world.do(t, func() {
 		addIPv6(t, "inside", "2001:db8::2/64")
 		addRoutes(t, "192.0.2.1", "2001:db8::1")
+		write(t, "/proc/sys/net/ipv4/ip_forward", "0") // as in the machine's first namespace, unless told otherwise
 	})
 	write(t, "/proc/sys/net/ipv4/ip_forward", "1")
 	write(t, "/proc/sys/net/ipv6/conf/all/forwarding", "1")

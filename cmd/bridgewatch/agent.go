@@ -51,8 +51,9 @@ type agent struct {
 	collecting sync.Mutex
 	judging    sync.Mutex             // taken before collecting
 	inside     map[string]insideLinks // judge's own, by container ID
+	unwatched  string                 // watchUplinks' own: what was wrong last time
 	apis       enrich.ClearAPIs       // judge's own
-	unread     string                 // judge's own: what of the host's state could not be read last time
+	unread     atomic.Pointer[unread] // what of the state could not be read last time
 	placed     bool                   // this is the host's namespace; checkPlace's own
 }
 
@@ -151,7 +152,7 @@ func (a *agent) run(ctx context.Context) error {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
 	}
 	group.Go(func() error { return every(ctx, collectPeriod, always(a.collect)) })
-	group.Go(func() error { return every(ctx, judgePeriod, always(a.judge)) })
+	group.Go(func() error { return every(ctx, judgePeriod, always(func() { a.judge(ctx) })) })
 	group.Go(func() error { return every(ctx, unwatchedPeriod, always(a.watchInside)) })
 	group.Go(func() error { return every(ctx, unwatchedPeriod, always(a.watchUplinks)) })
 	group.Go(func() error { return every(ctx, resyncPeriod, always(a.resync)) })
@@ -276,8 +277,12 @@ func (a *agent) watchUplinks() {
 		return
 	}
 	devices, subnets := a.state.Uplinks()
-	if err := errors.Join(a.egress.SetSubnets(subnets), a.egress.SetDevices(devices)); err != nil {
-		a.log.Warn("not all uplinks are watched", "error", err)
+	err := errors.Join(a.egress.SetSubnets(subnets), a.egress.SetDevices(devices))
+	if text := fmt.Sprint(err); text != a.unwatched { // once, until it changes
+		a.unwatched = text
+		if err != nil {
+			a.log.Warn("not all uplinks are watched", "error", err)
+		}
 	}
 }
 

@@ -49,8 +49,8 @@ func checkPrivileges() []loader.Ability {
 	for _, p := range missing {
 		lacks[p.value.String()] = true
 	}
-	abilities := make([]loader.Ability, 0, len(privileges))
-	for _, p := range privileges {
+	abilities := make([]loader.Ability, 0, len(privileges()))
+	for _, p := range privileges() {
 		a := loader.Ability{Signal: "all", Name: p.value.String(), OK: !lacks[p.value.String()], Detail: "to " + p.reason}
 		if !a.OK {
 			a.Remedy = "run as root, or grant it"

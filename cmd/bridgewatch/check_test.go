@@ -41,6 +41,7 @@ func TestPrintAbilities(t *testing.T) {
 // Each privilege is named with its reason, whether it is there or not.
 func TestCheckPrivileges(t *testing.T) {
 	abilities := checkPrivileges()
+	privileges := privileges()
 	if len(abilities) != len(privileges) {
 		t.Fatalf("%d abilities, want %d", len(abilities), len(privileges))
 	}

@@ -171,6 +171,9 @@ func (d *diagnosis) unseen() []string {
 			reasons = append(reasons, fmt.Sprintf("%s: signal %s is off: %s", signalLack(s.Name), s.Name, s.Reason))
 		}
 	}
+	for _, problem := range d.Unread {
+		reasons = append(reasons, "some state: "+problem)
+	}
 	age := d.now.Sub(d.Evaluated)
 	switch {
 	case d.Evaluated.IsZero() && !d.Docker.Up:

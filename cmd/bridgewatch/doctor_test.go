@@ -255,8 +255,9 @@ func TestDoctorExitCodes(t *testing.T) {
 	three, info, blind := threeFaults(), threeFaults(), healthy()
 	blind.Evaluated = time.Time{}
 	info.Holding = info.Holding[2:]
-	off := healthy()
+	off, unreadable := healthy(), healthy()
 	off.Signals[0].Reason = "no BTF"
+	unreadable.Unread = []string{"list sandboxes: permission denied"}
 	blind.Signals[0].Reason, blind.Docker = "no BTF", exporters.DockerState{Error: "connect to docker: no"}
 	for _, tc := range []struct {
 		name  string
@@ -279,6 +280,7 @@ func TestDoctorExitCodes(t *testing.T) {
 		{"JSON", three, []string{"--output=json"}, exitNegative, `"healthy": false`, ""},
 		{"healthy JSON", healthy(), []string{"--output=json"}, exitGood, `"healthy": true`, ""},
 		{"something not seen", off, nil, exitGood, "signal flow is off", ""},
+		{"some state not read", unreadable, nil, exitGood, "list sandboxes: permission denied", ""},
 		{"nothing seen", blind, nil, exitCannot, "",
 			"nothing could be looked at: who talks with whom: signal flow is off: no BTF; everything else: Docker is not there: connect to docker: no\n"},
 	} {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
@@ -19,26 +20,34 @@ import (
 const judgePeriod = 5 * time.Second
 
 // maxEntered is how many containers are entered each time, to see the links inside: those that were not for the longest.
-// It takes some 0.3 ms each.
-const maxEntered = 50
+// It takes some 0.2 ms each.
+const maxEntered = 200
 
 // judge looks for what is wrong, in what was counted, what Docker says and what the kernel says of its state.
-func (a *agent) judge() {
-	if !a.state.Listed() {
-		return // whatever belongs to a container would look like nobody's
-	}
+func (a *agent) judge(ctx context.Context) {
 	a.judging.Lock()
 	defer a.judging.Unlock()
-	a.collect()
-	view := findings.View{Now: time.Now(), Inventory: a.state.Inventory(), Owners: a.state.LinkOwners(), Listed: true}
-	view.Host = a.readHost(&view.Inventory)
-	view.Containers = a.readNamespaces(&view.Inventory, view.Now)
-	view.ClearAPIs = a.apis.Ask(context.Background(), view.Host.Listeners, view.Now)
+	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
+	view.Host = loader.ReadHost(hostQuery(&view.Inventory))
+	var problems unread
+	for _, err := range view.Host.Errors {
+		problems = append(problems, err.Error())
+	}
 	a.state.SetConntrackFull(full(view.Host.Conntrack))
 	a.state.SetForwardingOff(view.Host.Forwarding4 == loader.Off, view.Host.Forwarding6 == loader.Off)
-	a.recent.Fill(&view)
-	changes := a.board.Evaluate(&view)
-
+	if engine := a.engine.Load(); engine != nil && engine.Err == nil { // else nobody would say if a process number is another's now
+		view.Containers = a.readNamespaces(&view.Inventory, &problems)
+	}
+	a.noteUnread(problems)
+	var changes []findings.Change
+	if view.Listed { // else whatever belongs to a container would look like nobody's
+		view.Owners = a.state.LinkOwners()
+		view.ClearAPIs = a.apis.Ask(ctx, view.Host.Listeners, time.Now())
+		a.settle()
+		view.Now = time.Now()
+		a.recent.Fill(&view)
+		changes = a.board.Evaluate(&view)
+	}
 	a.collecting.Lock()
 	a.metrics.SetState(&view.Host, view.Containers)
 	a.metrics.SetFindings(a.board.Standing(), a.board.Raised())
@@ -61,17 +70,28 @@ func (a *agent) tell(changes []findings.Change) {
 	a.otlp.AddFindings(changes)
 }
 
-// readHost reads the state of the host's namespace. What cannot be read is said once, until it can be again.
-func (a *agent) readHost(inventory *enrich.Inventory) loader.HostState {
-	host := loader.ReadHost(hostQuery(inventory))
-	problem := errors.Join(host.Errors...)
-	if text := fmt.Sprint(problem); text != a.unread {
-		a.unread = text
-		if problem != nil {
-			a.log.Warn("some state of the host is unknown", "error", problem)
-		}
+// unread is what could not be read of the state: findings that rest on it are not seen.
+type unread []string
+
+func (u *unread) problems() []string {
+	if u == nil {
+		return nil
 	}
-	return host
+	return *u
+}
+
+// maxUnread is how many problems are told one by one.
+const maxUnread = 5
+
+// noteUnread keeps what could not be read, and says so in the log when that changes.
+func (a *agent) noteUnread(problems unread) {
+	if more := len(problems) - maxUnread; more > 0 { // most often all for the same reason
+		problems = append(problems[:maxUnread:maxUnread], fmt.Sprintf("and %d more", more))
+	}
+	last := a.unread.Swap(&problems)
+	if !slices.Equal(last.problems(), problems) && len(problems) > 0 {
+		a.log.Warn("some state is unknown, and what is wrong with it not seen", "error", strings.Join(problems, "; "))
+	}
 }
 
 // full tells whether a table has no room, or a moment ago had none: entries come and go by the thousand.
@@ -85,7 +105,7 @@ func hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
 			query.SandboxFolder = filepath.Dir(c.SandboxKey)
 		}
 		for _, p := range c.Published {
-			if p.Protocol == "tcp" && !slices.Contains(query.Ports, p.Host.Port()) {
+			if p.Protocol == "tcp" {
 				query.Ports = append(query.Ports, p.Host.Port())
 			}
 		}
@@ -94,8 +114,9 @@ func hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
 }
 
 // readNamespaces reads the counters of all containers' namespaces, and in turn what links are inside of them.
-func (a *agent) readNamespaces(inventory *enrich.Inventory, now time.Time) map[string]loader.NetnsState {
-	a.enter(inventory, now)
+func (a *agent) readNamespaces(inventory *enrich.Inventory, problems *unread) map[string]loader.NetnsState {
+	now := time.Now()
+	a.enter(inventory, now, problems)
 	states := make(map[string]loader.NetnsState, len(inventory.Containers))
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
@@ -105,7 +126,7 @@ func (a *agent) readNamespaces(inventory *enrich.Inventory, now time.Time) map[s
 		state, err := loader.ReadNetns(c.PID)
 		if err != nil {
 			if !errors.Is(err, loader.ErrNetnsGone) {
-				a.log.Debug("counters of a container are unknown", "container", c.Name, "error", err)
+				*problems = append(*problems, fmt.Sprintf("container %s: %s", c.Name, err))
 			}
 			continue
 		}
@@ -124,7 +145,7 @@ type insideLinks struct {
 
 // enter reads the links inside of the containers whose turn it is, and forgets those of containers that are gone or have
 // started again.
-func (a *agent) enter(inventory *enrich.Inventory, now time.Time) {
+func (a *agent) enter(inventory *enrich.Inventory, now time.Time, problems *unread) {
 	inside := make(map[string]insideLinks, len(inventory.Containers))
 	var turn []*enrich.LiveContainer
 	for i := range inventory.Containers {
@@ -141,7 +162,7 @@ func (a *agent) enter(inventory *enrich.Inventory, now time.Time) {
 	for _, c := range turn[:min(len(turn), maxEntered)] {
 		links, err := loader.LinksInside(c.SandboxKey)
 		if err != nil && !errors.Is(err, loader.ErrNetnsGone) {
-			a.log.Debug("links of a container are unknown", "container", c.Name, "error", err)
+			*problems = append(*problems, fmt.Sprintf("container %s: %s", c.Name, err))
 		}
 		inside[c.ID] = insideLinks{links, now}
 	}

@@ -67,9 +67,9 @@ func (a *agent) look(ctx context.Context, duration time.Duration) {
 	if engine == nil || engine.Err != nil {
 		return
 	}
-	a.judge()
+	a.judge(ctx)
 	if wait(ctx, duration) {
-		a.judge()
+		a.judge(ctx)
 	}
 }
 
@@ -101,7 +101,7 @@ func (a *agent) findings() api.Findings {
 	}
 	return api.Findings{
 		Host: host, Started: a.started, Evaluated: a.board.Evaluated(),
-		Containers: len(inventory.Containers), Networks: len(networks), Docker: a.status().Docker, Signals: a.signals,
+		Containers: len(inventory.Containers), Networks: len(networks), Docker: a.dockerState(), Signals: a.signals, Unread: a.unread.Load().problems(),
 		Holding: a.board.Holding(),
 	}
 }

@@ -19,17 +19,24 @@ type measured interface {
 	Costs() ([]loader.ProgramCost, error)
 }
 
+// dockerState is that of the connection to the engine.
+func (a *agent) dockerState() exporters.DockerState {
+	engine := a.engine.Load()
+	if engine == nil {
+		return exporters.DockerState{}
+	}
+	state := exporters.DockerState{Up: engine.Err == nil, Version: engine.Version}
+	if engine.Err != nil {
+		state.Error = engine.Err.Error()
+	}
+	return state
+}
+
 // status is what the agent says of itself now.
 func (a *agent) status() exporters.Own {
 	own := exporters.Own{
 		Version: version, Revision: revision(), GoVersion: runtime.Version(), PID: os.Getpid(), Started: a.started,
-		Signals: a.signals, Devices: map[string]int{}, Memory: residentBytes(),
-	}
-	if engine := a.engine.Load(); engine != nil {
-		own.Docker = exporters.DockerState{Up: engine.Err == nil, Version: engine.Version}
-		if engine.Err != nil {
-			own.Docker.Error = engine.Err.Error()
-		}
+		Signals: a.signals, Docker: a.dockerState(), Devices: map[string]int{}, Memory: residentBytes(),
 	}
 	if a.flows != nil {
 		own.Devices = a.flows.Devices()

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -16,19 +17,26 @@ type privilege struct {
 	forLife bool // not only at the start
 }
 
-var privileges = []privilege{
-	{cap.BPF, "load programs and read their tables", true},
-	{cap.PERFMON, "let programs read kernel memory: drops, processes", true},
-	{cap.NET_ADMIN, "attach to the devices of containers", true},
-	{cap.SYS_ADMIN, "enter the namespaces of macvlan and ipvlan containers, measure own cost", true},
-	{cap.SYSLOG, "name the kernel functions that drop packets", false},
+// privileges are all that the agent uses.
+func privileges() []privilege {
+	all := []privilege{
+		{cap.BPF, "load programs and read their tables", true},
+		{cap.PERFMON, "let programs read kernel memory: drops, processes, routes", true},
+		{cap.NET_ADMIN, "attach to the devices of containers", true},
+		{cap.SYS_ADMIN, "enter the namespaces of containers, measure own cost", true},
+		{cap.SYSLOG, "name the kernel functions that drop packets", false},
+	}
+	if os.Geteuid() != 0 { // the engine's folder is root's
+		all = append(all, privilege{cap.DAC_READ_SEARCH, "reach the engine's folder of namespaces", true})
+	}
+	return all
 }
 
 // missingPrivileges lists those that the process does not have.
 func missingPrivileges() ([]privilege, error) {
 	have := cap.GetProc()
 	var missing []privilege
-	for _, p := range privileges {
+	for _, p := range privileges() {
 		has, err := have.GetFlag(cap.Effective, p.value)
 		if err != nil {
 			return nil, fmt.Errorf("read own capabilities: %w", err)
@@ -62,7 +70,7 @@ func requirePrivileges() error {
 // giveUpPrivileges keeps only the capabilities needed for life, in all threads.
 func giveUpPrivileges() error {
 	have, keep := cap.GetProc(), cap.NewSet()
-	for _, p := range privileges {
+	for _, p := range privileges() {
 		if !p.forLife {
 			continue
 		}

@@ -67,6 +67,9 @@ func Main(m *testing.M) int {
 	return code
 }
 
+// hostTimeout ends a test that hangs, in time for its output to be seen.
+const hostTimeout = 8 * time.Minute
+
 // atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
 const atOnce = 3
 
@@ -115,7 +118,8 @@ func runOnNewHosts() (code int, err error) {
 			return err
 		})
 	}
-	return code, group.Wait()
+	err = group.Wait()
+	return code, err
 }
 
 // testPatterns are the -test.run patterns of the tests that were asked for, one for each.
@@ -144,7 +148,7 @@ func runOnNewHost(ctx context.Context, programs, dir, pattern string) (out []byt
 		return nil, 0, err
 	}
 	runtime.LockOSThread() // the death signal is tied to the thread, which ends with this goroutine
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern)...)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern, "-test.timeout", hostTimeout.String())...)
 	cmd.Env = append(os.Environ(), dirVariable+"="+dir, programsVariable+"="+programs)
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,

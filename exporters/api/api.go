@@ -33,7 +33,8 @@ type Findings struct {
 	Networks   int                   `json:"networks"`           // that these are on
 	Docker     exporters.DockerState `json:"docker"`
 	Signals    []exporters.Signal    `json:"signals"`
-	Holding    []findings.Finding    `json:"findings"` // those whose evidence held when it was last looked at, gravest first
+	Unread     []string              `json:"unread,omitempty"` // what of the state could not be read, and why
+	Holding    []findings.Finding    `json:"findings"`         // those whose evidence held when it was last looked at, gravest first
 }
 
 // Answers is what the agent says to each question. All of them may be called concurrently.

@@ -69,7 +69,7 @@ func Open(ctx context.Context, config Config) (*Exporter, error) {
 	}
 	handleErrors(config.Log.With("otlp", "sdk"))
 	if err := e.open(ctx, config, asked, agent); err != nil {
-		return nil, errors.Join(err, e.Close(ctx))
+		return nil, err
 	}
 	config.Log.Info("otlp export is on", "metrics", asked.metrics, "logs", asked.logs)
 	if asked.delta {
@@ -78,28 +78,38 @@ func Open(ctx context.Context, config Config) (*Exporter, error) {
 	return e, nil
 }
 
+// open makes both exporters before any provider: one of metrics collects from its making on, and at its end.
 func (e *Exporter) open(ctx context.Context, config Config, asked environment, agent *resource.Resource) error {
-	if asked.metrics != "" {
-		to, err := openMetricExporter(ctx, asked.metrics)
-		if err != nil {
-			return fmt.Errorf("open OTLP exporter for metrics: %w", err)
+	var points sdkmetric.Exporter
+	var records sdklog.Exporter
+	var err error
+	if asked.logs != "" {
+		if records, err = openLogExporter(ctx, asked.logs); err != nil {
+			return fmt.Errorf("open OTLP exporter for logs: %w", err)
 		}
+	}
+	if asked.metrics != "" {
+		if points, err = openMetricExporter(ctx, asked.metrics); err != nil {
+			err = fmt.Errorf("open OTLP exporter for metrics: %w", err)
+			if records != nil {
+				err = errors.Join(err, records.Shutdown(ctx))
+			}
+			return err
+		}
+	}
+	if points != nil {
 		// A producer's metrics do not come from the SDK's instruments, which have a limit of 2,000 attribute sets each. The
 		// store has a limit of its own.
 		e.meter = sdkmetric.NewMeterProvider(sdkmetric.WithResource(agent), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(
-			metricExporter{to, e.points},
+			metricExporter{points, e.points},
 			sdkmetric.WithProducer(newProducer(config)),
 			sdkmetric.WithMaxExportBatchSize(batchPoints),
 		)))
 	}
-	if asked.logs != "" {
-		to, err := openLogExporter(ctx, asked.logs)
-		if err != nil {
-			return fmt.Errorf("open OTLP exporter for logs: %w", err)
-		}
+	if records != nil {
 		e.events = newEvents(config.Store, asked.queue)
 		e.logger = sdklog.NewLoggerProvider(sdklog.WithResource(agent), sdklog.WithProcessor(sdklog.NewBatchProcessor(
-			logExporter{to, e.records, &e.events.pending},
+			logExporter{records, e.records, &e.events.pending},
 			sdklog.WithMaxQueueSize(asked.queue),
 		)))
 		e.events.logger = e.logger.Logger(scope)
