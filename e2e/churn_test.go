@@ -26,6 +26,9 @@ func TestChurn(t *testing.T) {
 	options := []string{"--network", network}
 	receiver := engine.Serve(t, "receiver", options, "udp-listen", port)
 	to := netip.AddrPortFrom(receiver.Addr(t, network, lab.IPv4), port)
+	lab.Eventually(t, patience, "the uplink to be watched, too", func() bool {
+		return agent.Scrape(t).Sum("bridgewatch_attached_devices", lab.Labels{"device_kind": "uplink"}) == 1
+	})
 	before, observedBefore := agent.Objects(t), observed(agent.Scrape(t))
 
 	var running errgroup.Group
@@ -65,6 +68,7 @@ func TestChurn(t *testing.T) {
 	if counted := observed(metrics) - observedBefore; counted < sent {
 		t.Errorf("the total of all packets grew by %d; the containers alone transmitted %d", counted, sent)
 	}
+	t.Logf("held before: %+v, and now: %+v", before, agent.Objects(t))
 	lab.Eventually(t, patience, "the agent to let go of what the containers had", func() bool {
 		now := agent.Objects(t)
 		return len(now.Links) <= len(before.Links) && len(now.Maps) <= len(before.Maps) &&

@@ -51,6 +51,7 @@ type agent struct {
 	collecting sync.Mutex
 	judging    sync.Mutex             // taken before collecting
 	inside     map[string]insideLinks // judge's own, by container ID
+	uplinks    sync.Mutex
 	unwatched  string                 // watchUplinks' own: what was wrong last time
 	apis       enrich.ClearAPIs       // judge's own
 	unread     atomic.Pointer[unread] // what of the state could not be read last time
@@ -276,6 +277,8 @@ func (a *agent) watchUplinks() {
 	if a.egress == nil {
 		return
 	}
+	a.uplinks.Lock() // the newer view of both must not be overtaken by an older one
+	defer a.uplinks.Unlock()
 	devices, subnets := a.state.Uplinks()
 	err := errors.Join(a.egress.SetSubnets(subnets), a.egress.SetDevices(devices))
 	if text := fmt.Sprint(err); text != a.unwatched { // once, until it changes
@@ -331,15 +334,17 @@ func (a *agent) readAddresses() {
 
 // engineChanged is told of the connection to Docker, and after each new one looks again at who lives where.
 func (a *agent) engineChanged(status enrich.DockerStatus) {
-	last := a.engine.Swap(&status)
-	if status.Err != nil {
-		if last == nil || last.Err == nil {
-			a.log.Warn("docker is not there; links and drops are watched without names", "error", status.Err)
-		}
-		return
+	if status.Err == nil {
+		a.resync()
+		a.watchUplinks()
 	}
-	a.log.Info("connected to docker", "version", status.Version)
-	a.resync()
+	last := a.engine.Swap(&status) // from here on the agent is ready
+	switch {
+	case status.Err == nil:
+		a.log.Info("connected to docker", "version", status.Version)
+	case last == nil || last.Err == nil:
+		a.log.Warn("docker is not there; links and drops are watched without names", "error", status.Err)
+	}
 }
 
 // ready tells whether the signals run and Docker has been asked.

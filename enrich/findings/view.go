@@ -69,4 +69,5 @@ type Inbound struct {
 type Rise struct {
 	ListenOverflows uint64
 	ListenDrops     uint64
+	OutNoRoutes     uint64
 }

@@ -104,6 +104,7 @@ type listenEntry struct {
 	seen      time.Time
 	overflows slotted
 	drops     slotted
+	noRoutes  slotted
 }
 
 // AddDrops takes in drops. What is the application's business, or nobody's, is left out: no finding comes of it.
@@ -201,6 +202,7 @@ func (r *Recent) AddNetns(id string, s loader.NetnsState, now time.Time) {
 	if !e.seen.IsZero() {
 		e.overflows.add(now, risen(e.before.ListenOverflows, s.ListenOverflows))
 		e.drops.add(now, risen(e.before.ListenDrops, s.ListenDrops))
+		e.noRoutes.add(now, risen(e.before.OutNoRoutes, s.OutNoRoutes))
 	}
 	e.before, e.seen = s, now
 }
@@ -306,8 +308,9 @@ func (r *Recent) risen(now time.Time) map[string]Rise {
 		}
 		overflows, _ := e.overflows.sum(now)
 		drops, _ := e.drops.sum(now)
-		if overflows > 0 || drops > 0 {
-			all[id] = Rise{ListenOverflows: overflows, ListenDrops: drops}
+		noRoutes, _ := e.noRoutes.sum(now)
+		if rise := (Rise{overflows, drops, noRoutes}); rise != (Rise{}) {
+			all[id] = rise
 		}
 	}
 	return all
@@ -366,7 +369,7 @@ func (s *slotted) add(now time.Time, packets uint64) {
 
 // sum returns the count, and when the oldest slot began that has any of it.
 func (s *slotted) sum(now time.Time) (packets uint64, oldest time.Time) {
-	newest := slotNumber(now)
+	newest := slotNumber(now) + 1 // what is counted while a view is made has a later time than the view
 	for number := newest - slots + 1; number <= newest; number++ {
 		slot := &s[number%slots]
 		if slot.number != number || slot.packets == 0 {

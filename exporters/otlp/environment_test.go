@@ -164,6 +164,17 @@ func TestOneSignal(t *testing.T) {
 }
 
 // Headers reach the collector, those of one signal before those of all.
+// An exporter that cannot be made is said before anything collects: the caller holds what collecting would wait for.
+func TestNothingCollectsBeforeAllIsOpen(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:4318")
+	t.Setenv("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc")
+	t.Setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://[fe80::1%25eth0]:4317")
+	config := Config{Collect: func() { t.Error("collected") }, Log: slog.New(slog.DiscardHandler)}
+	if e, err := Open(t.Context(), config); err == nil {
+		t.Errorf("opened %+v", e)
+	}
+}
+
 func TestHeaders(t *testing.T) {
 	for _, over := range []protocol{overGRPC, overHTTP} {
 		t.Run(string(over), func(t *testing.T) {
