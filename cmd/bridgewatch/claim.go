@@ -19,7 +19,7 @@ const claimName = "@bridgewatch"
 func claimHost() (io.Closer, error) {
 	claim, err := net.Listen("unix", claimName)
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("another agent is running on this host%s; stop it first", holder())
+		return nil, fmt.Errorf("another agent is running on this host, or doctor is looking at it%s; stop it first", holder())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claim this host: %w", err)

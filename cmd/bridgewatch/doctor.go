@@ -54,12 +54,15 @@ func (c *doctorCommand) run(ctx context.Context, to streams, observe observer) e
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		found, err = c.observe(ctx, to.err, observe)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return errors.New("interrupted: nothing can be said yet")
+	case err != nil:
 		return err
 	}
 	d := diagnose(found, ignored, time.Now())
 	if d.blind() {
-		return fmt.Errorf("nothing could be looked at: %s", strings.Join(d.NotSeen, "; "))
+		return d.blindness()
 	}
 	if c.Output == "json" {
 		err = printJSON(to.out, &d)
@@ -81,12 +84,8 @@ func askAgent(ctx context.Context, to io.Writer, socket string, patience time.Du
 	for told := false; ; told = true {
 		found, err := api.AskFindings(ctx, socket)
 		switch {
-		case errors.Is(err, api.ErrUnknownQuestion):
-			return found, fmt.Errorf("the agent behind %s is older than this command and knows no findings; restart it with version %s", socket, version)
-		case errors.Is(err, context.DeadlineExceeded):
-			return found, fmt.Errorf("the agent behind %s does not answer; restart it", socket)
 		case err != nil:
-			return found, err
+			return found, unanswered(err, socket)
 		case found.Evaluated.Sub(found.Started) >= settled:
 			return found, nil
 		case found.Docker.Error != "": // without Docker it cannot look
@@ -105,6 +104,19 @@ func askAgent(ctx context.Context, to io.Writer, socket string, patience time.Du
 			return found, fmt.Errorf("wait for the agent: %w", ctx.Err())
 		}
 	}
+}
+
+// unanswered says what can be done about an agent that does not say what it finds. Other errors stay as they are.
+func unanswered(err error, socket string) error {
+	switch {
+	case errors.Is(err, api.ErrUnknownQuestion):
+		return fmt.Errorf("the agent behind %s is older than this command and does not know the question; restart it with version %s", socket, version)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the agent behind %s does not answer; restart it", socket)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("the agent behind %s answers only to root and to its socket's group", socket)
+	}
+	return err
 }
 
 // observe is the way without an agent. Whoever waits at a terminal is told for what.
@@ -174,12 +186,16 @@ func (d *diagnosis) unseen() []string {
 	for _, problem := range d.Unread {
 		reasons = append(reasons, "some state: "+problem)
 	}
+	rest := ""
+	if len(reasons) > 0 {
+		rest = "everything else: "
+	}
 	age := d.now.Sub(d.Evaluated)
 	switch {
 	case d.Evaluated.IsZero() && !d.Docker.Up:
-		reasons = append(reasons, "everything else: Docker is "+dockerText(d.Docker))
+		reasons = append(reasons, rest+"Docker is "+dockerText(d.Docker))
 	case d.Evaluated.IsZero():
-		reasons = append(reasons, "everything else: findings have not been looked for")
+		reasons = append(reasons, rest+"findings have not been looked for")
 	case !d.Docker.Up:
 		reasons = append(reasons, "what is new: Docker is "+dockerText(d.Docker))
 	case age > staleAfter:
@@ -206,13 +222,11 @@ func signalLack(name string) string {
 // blind tells whether there was nothing at all to look at.
 func (d *diagnosis) blind() bool { return d.Evaluated.IsZero() }
 
-func (d *diagnosis) signalsOn() []string {
-	var on []string
-	for _, s := range d.Signals {
-		if s.Reason == "" {
-			on = append(on, s.Name)
-		}
+// blindness says why, and what would help.
+func (d *diagnosis) blindness() error {
+	reasons := d.NotSeen
+	if !d.Docker.Up {
+		reasons = append(reasons[:len(reasons):len(reasons)], "start Docker or set DOCKER_HOST")
 	}
-	slices.Sort(on)
-	return on
+	return fmt.Errorf("nothing could be looked at: %s", strings.Join(reasons, "; "))
 }

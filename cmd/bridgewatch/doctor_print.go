@@ -117,9 +117,6 @@ func (p *diagnosisPrinter) detail(label, text string) {
 func (p *diagnosisPrinter) verdict(d *diagnosis) {
 	scene := fmt.Sprintf("%s on %s", number(d.Containers, "container"), number(d.Networks, "network"))
 	basis := "observed for " + spanText(d.Evaluated.Sub(d.Started))
-	if on := d.signalsOn(); len(on) > 0 {
-		basis += ", " + enumeration(on) + " " + plural(len(on), "signal") + " on"
-	}
 	if d.Ignored > 0 {
 		basis += fmt.Sprintf(", %d ignored", d.Ignored)
 	}
@@ -245,15 +242,6 @@ func plural(n int, what string) string {
 		return what
 	}
 	return what + "s"
-}
-
-// enumeration joins words as a sentence does: a, b and c.
-func enumeration(words []string) string {
-	last := len(words) - 1
-	if last < 1 {
-		return strings.Join(words, "")
-	}
-	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // wrap breaks a text into lines of at most limit columns, between words where it can.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
@@ -195,33 +196,33 @@ func TestDoctorColour(t *testing.T) {
 
 // What could not be looked at is never called healthy.
 func TestDoctorVerdict(t *testing.T) {
-	const scene = "12 containers on 3 networks, no findings (observed for 1d2h, "
+	const scene = "12 containers on 3 networks, no findings (observed for "
 	for _, tc := range []struct {
 		name   string
 		change func(*api.Findings)
 		want   string
 	}{
-		{"healthy", func(*api.Findings) {}, "healthy: " + scene + "drop and flow signals on)\n"},
+		{"healthy", func(*api.Findings) {}, "healthy: " + scene + "1d2h)\n"},
 		{"one of each", func(f *api.Findings) { f.Containers, f.Networks = 1, 1 },
-			"healthy: 1 container on 1 network, no findings (observed for 1d2h, drop and flow signals on)\n"},
+			"healthy: 1 container on 1 network, no findings (observed for 1d2h)\n"},
 		{"just observed", func(f *api.Findings) {
 			f.Started = noon.Add(-10 * time.Second)
 			f.Signals = append(f.Signals, exporters.Signal{Name: "exec"})
-		}, "healthy: 12 containers on 3 networks, no findings (observed for 10s, drop, exec and flow signals on)\n"},
+		}, "healthy: " + scene + "10s)\n"},
 		{"signal off", func(f *api.Findings) { f.Signals[1].Reason = "no BTF" },
-			"node-1: " + scene + "flow signal\non)\n\nNot everything could be looked at:\n- lost packets: signal drop is off: no BTF\n"},
+			"node-1: " + scene + "1d2h)\n\nNot everything could be looked at:\n- lost packets: signal drop is off: no BTF\n"},
 		{"Docker has gone", func(f *api.Findings) {
 			f.Docker = exporters.DockerState{Error: "connect to docker: no"}
 			f.Containers = 0
 		},
-			"node-1: 0 containers on 3 networks, no findings (observed for 1d2h, drop and\nflow signals on)\n\n" +
+			"node-1: 0 containers on 3 networks, no findings (observed for 1d2h)\n\n" +
 				"Not everything could be looked at:\n- what is new: Docker is not there: connect to docker: no\n"},
 		{"agent stuck", func(f *api.Findings) { f.Evaluated = noon.Add(-5 * time.Minute) },
-			"node-1: 12 containers on 3 networks, no findings (observed for 1d1h, drop and\nflow signals on)\n\n" +
+			"node-1: " + scene + "1d1h)\n\n" +
 				"Not everything could be looked at:\n- what is new: the agent looked 5m0s ago for the last time; see its log\n"},
 		{"never looked", func(f *api.Findings) { f.Evaluated = time.Time{} },
-			"node-1: 12 containers on 3 networks, no findings (observed for 0s, drop and flow\nsignals on)\n\n" +
-				"Not everything could be looked at:\n- everything else: findings have not been looked for\n"},
+			"node-1: " + scene + "0s)\n\n" +
+				"Not everything could be looked at:\n- findings have not been looked for\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			found := healthy()
@@ -258,7 +259,9 @@ func TestDoctorExitCodes(t *testing.T) {
 	off, unreadable := healthy(), healthy()
 	off.Signals[0].Reason = "no BTF"
 	unreadable.Unread = []string{"list sandboxes: permission denied"}
-	blind.Signals[0].Reason, blind.Docker = "no BTF", exporters.DockerState{Error: "connect to docker: no"}
+	blind.Docker = exporters.DockerState{Error: "connect to docker: no"}
+	blinder := blind
+	blinder.Signals = append([]exporters.Signal{{Name: "flow", Reason: "no BTF"}}, blind.Signals[1:]...)
 	for _, tc := range []struct {
 		name  string
 		found api.Findings
@@ -282,7 +285,9 @@ func TestDoctorExitCodes(t *testing.T) {
 		{"something not seen", off, nil, exitGood, "signal flow is off", ""},
 		{"some state not read", unreadable, nil, exitGood, "list sandboxes: permission denied", ""},
 		{"nothing seen", blind, nil, exitCannot, "",
-			"nothing could be looked at: who talks with whom: signal flow is off: no BTF; everything else: Docker is not there: connect to docker: no\n"},
+			"nothing could be looked at: Docker is not there: connect to docker: no; start Docker or set DOCKER_HOST\n"},
+		{"nothing seen, nor counted", blinder, nil, exitCannot, "",
+			"nothing could be looked at: who talks with whom: signal flow is off: no BTF; everything else: Docker is not there: connect to docker: no; start Docker or set DOCKER_HOST\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out, errs bytes.Buffer
@@ -439,6 +444,11 @@ func TestDoctorWithoutAgent(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "no BTF") {
 		t.Errorf("got %v, want it to name the socket and the reason", err)
 	}
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.run(interrupted, streams{&out, &errs}, fail); err == nil || !strings.HasPrefix(err.Error(), "interrupted") {
+		t.Errorf("after an interruption it says %v", err)
+	}
 	idle := func(context.Context, *slog.Logger, time.Duration) (api.Findings, error) {
 		return api.Findings{Docker: exporters.DockerState{Up: true}}, nil
 	}
@@ -529,6 +539,22 @@ func TestDoctorBadAgent(t *testing.T) {
 				t.Errorf("exit code %d, stdout %q, stderr %q; want one line with %q", code, out.String(), errs.String(), tc.want)
 			}
 		})
+	}
+}
+
+func TestUnanswered(t *testing.T) {
+	other := errors.New("ask the agent: no")
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", unix.EACCES)}, "the agent behind a.sock answers only to root and to its socket's group"},
+		{context.DeadlineExceeded, "the agent behind a.sock does not answer; restart it"},
+		{other, other.Error()},
+	} {
+		if got := unanswered(tc.err, "a.sock").Error(); got != tc.want {
+			t.Errorf("%v: got %q, want %q", tc.err, got, tc.want)
+		}
 	}
 }
 

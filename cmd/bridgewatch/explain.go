@@ -58,11 +58,12 @@ func printCatalogue(to io.Writer, catalogue []findings.Definition) error {
 
 // unknownFinding names up to three that somebody may have meant, the likeliest first.
 func unknownFinding(meant string, ids []string) error {
+	lower := strings.ToLower(meant)
 	distance := make(map[string]int)
 	var near []string
 	for _, id := range ids {
-		distance[id] = editDistance(meant, id)
-		if strings.Contains(id, meant) || strings.Contains(meant, id) {
+		distance[id] = editDistance(lower, id)
+		if strings.Contains(id, lower) || strings.Contains(lower, id) {
 			distance[id] = min(distance[id], 1)
 		}
 		if distance[id] <= 1+len(meant)/4 {

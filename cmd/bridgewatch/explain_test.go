@@ -87,6 +87,7 @@ func TestUnknownFinding(t *testing.T) {
 	for meant, want := range map[string]string{
 		"filtred":        "did you mean filtered?",
 		"Filtered":       "did you mean filtered?",
+		"IP_FORWARD_OFF": "did you mean ip-forward-off?",
 		"mtu":            "did you mean mtu-bridge, mtu-mismatch, mtu-route?",
 		"ip-forward":     "did you mean ip-forward-off?",
 		"ip_forward_off": "did you mean ip-forward-off?",

@@ -32,8 +32,11 @@ func (c *statusCommand) Run(ctx context.Context, to streams) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("no agent is running behind %s; start one with bridgewatch run", c.APISocket)
 	}
-	if err != nil || c.Quiet {
-		return err
+	if err != nil {
+		return unanswered(err, c.APISocket)
+	}
+	if c.Quiet {
+		return nil
 	}
 	if c.Output == "json" {
 		return printJSON(to.out, own)

@@ -147,3 +147,9 @@ truth=$(awk 'END { print $1 }' <<<"$rules")
 seen=$(series bridgewatch_dropped_packets_total container kind | awk '/^demo-client +fault/ { print $3 }')
 [[ $seen == "$truth" ]] || { echo "demo: Bridgewatch counted ${seen:-nothing}, the rule $truth" >&2; exit 1; }
 say "Both counted $truth packets."
+
+say "What bridgewatch doctor says"
+sleep 6 # the agent looks every 5 seconds
+bin/bridgewatch doctor --api.socket="$work/api.sock" >"$work/diagnosis" && found=0 || found=$?
+cat "$work/diagnosis"
+[[ $found == 1 ]] && grep -q 'explain filtered' "$work/diagnosis" || { echo "demo: doctor did not find the rule" >&2; exit 1; }

@@ -8,6 +8,7 @@
 package findings
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -57,6 +58,15 @@ type Fact struct {
 	Number float64 `json:"number"`
 	Unit   string  `json:"unit,omitempty"`
 	Text   string  `json:"text,omitempty"` // set for what is no number
+}
+
+// MarshalJSON leaves the number out of what is none.
+func (f Fact) MarshalJSON() ([]byte, error) {
+	if f.Text != "" {
+		return json.Marshal(map[string]string{"name": f.Name, "text": f.Text})
+	}
+	type plain Fact
+	return json.Marshal(plain(f))
 }
 
 // Finding is a definition that holds for a subject.
