@@ -141,6 +141,9 @@ In the pages' commands CONTAINER, NETWORK and IMAGE are Docker's names, and PID 
 ` + "`docker inspect -f '{{.State.Pid}}' CONTAINER`" + `. BRIDGE is a network's device: docker0, or br- and the first twelve
 digits of the network's ID, or what its option ` + "`com.docker.network.bridge.name`" + ` says. VETH is the host's end of a
 container's interface, UPLINK the device that leads out of the host. Commands run as root on the host.
+
+Labels that accept a finding are the container's: ` + "`--label`" + ` of docker run, ` + "`--container-label`" + ` of docker service, in a
+Compose file ` + "`labels:`" + ` of the service itself. Those under ` + "`deploy:`" + ` are a Swarm service's own, and are not read.
 `
 
 // makeIndex lists the findings by severity.

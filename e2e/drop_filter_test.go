@@ -35,9 +35,9 @@ func kept(c *lab.Container, m meaning, n count, counter string) []drops {
 	return of(c, "host", "tx", m, n, counter, "NETFILTER_DROP")
 }
 
-// withheld is what a rule on the host drops of what a container would receive.
-func withheld(c *lab.Container, n count) []drops {
-	return of(c, "host", "rx", fault("filtered"), n, "rule counter", "NETFILTER_DROP")
+// withheld is what a rule on the host drops of what a container would receive, and what that means.
+func withheld(c *lab.Container, m meaning, n count) []drops {
+	return of(c, "host", "rx", m, n, "rule counter", "NETFILTER_DROP")
 }
 
 // source selects what comes from the container's address.
@@ -80,7 +80,10 @@ func inboundDrop(s stage) []drops {
 	rule := s.host.AddRule(s, s.family, "filter", s.userChain(), append(s.destination(victim), "-j", "DROP")...)
 	to := netip.AddrPortFrom(s.pick(lab.HostAddress, s.at(victim).Addr()), port)
 	s.outside.Send(s, lab.Datagrams{To: to, Count: 100})
-	return withheld(victim, rule.Packets)
+	if s.family == lab.IPv6 {
+		return withheld(victim, fault("filtered"), rule.Packets)
+	}
+	return withheld(victim, policy("docker-user"), rule.Packets)
 }
 
 func inputDrop(s stage) []drops {
@@ -96,7 +99,7 @@ func outputDrop(s stage) []drops {
 	victim := s.run("victim")
 	rule := s.host.AddRule(s, s.family, "filter", "OUTPUT", append(s.destination(victim), "-j", "DROP")...)
 	s.host.Send(s, lab.Datagrams{To: s.at(victim), Count: 100})
-	return withheld(victim, rule.Packets)
+	return withheld(victim, fault("filtered"), rule.Packets)
 }
 
 func rawDrop(s stage) []drops {
@@ -145,7 +148,7 @@ func foreignNetwork(s stage) []drops {
 
 // inside is what a rule in a container's own namespace drops.
 func inside(c *lab.Container, direction string, rule lab.Rule) []drops {
-	return of(c, "container", direction, fault("filtered"), rule.Packets, "rule counter", "NETFILTER_DROP")
+	return of(c, "container", direction, policy("own-firewall"), rule.Packets, "rule counter", "NETFILTER_DROP")
 }
 
 func insideOutput(s stage) []drops {

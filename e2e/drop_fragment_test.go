@@ -3,6 +3,9 @@
 package e2e
 
 import (
+	"strings"
+	"time"
+
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 )
 
@@ -12,6 +15,8 @@ func fragmentCases() []dropCase {
 		{"fragments-dropped", bothFamilies, fragmentsDropped},
 		{"fragments-refused", bothFamilies, fragmentsRefused},
 		{"fragments-delivered", bothFamilies, fragmentsDelivered},
+		{"fragments-incomplete", bothFamilies, fragmentsIncomplete},
+		{"fragments-incomplete-inside", bothFamilies, fragmentsIncompleteInside},
 	}
 }
 
@@ -42,6 +47,42 @@ func fragmentsDelivered(s stage) []drops {
 		return owner.SNMP(s, s.udpProtocol(), "InDatagrams") == sent
 	})
 	return append(noFault(owner), noFault(sender)...)
+}
+
+// fragmentsIncomplete lose their first fragment to somebody's program. The host's connection tracking waits for it in vain.
+func fragmentsIncomplete(s stage) []drops {
+	timeout := "net.ipv4.ipfrag_time"
+	if s.family == lab.IPv6 {
+		timeout = "net.netfilter.nf_conntrack_frag6_timeout"
+	}
+	sender, receiver := s.run("sender"), s.serve("receiver", "udp-listen")
+	before := strings.TrimSpace(s.host.Run(s, "sysctl", "-n", timeout))
+	s.Cleanup(func() { s.host.Run(s, "sysctl", "-w", timeout+"="+before) })
+	dropped, lost := s.incomplete(sender, receiver, s.host, timeout)
+	return append(lost, of(sender, "host", "tx", fault("fragment-lost"), dropped, "XDP program's counter", "FRAG_REASM_TIMEOUT", "NOT_SPECIFIED")...)
+}
+
+// fragmentsIncompleteInside get to the container, which waits.
+func fragmentsIncompleteInside(s stage) []drops {
+	s.bypassNetfilter()
+	timeout := "net.ipv4.ipfrag_time"
+	if s.family == lab.IPv6 {
+		timeout = "net.ipv6.ip6frag_time"
+	}
+	sender, receiver := s.run("sender"), s.serve("receiver", "udp-listen")
+	dropped, lost := s.incomplete(sender, receiver, receiver.Place, timeout)
+	return append(lost, of(receiver, "container", "rx", fault("fragment-lost"), dropped, "XDP program's counter", "FRAG_REASM_TIMEOUT", "NOT_SPECIFIED")...)
+}
+
+// incomplete sends datagrams of two fragments, of which a program drops the first. The sysctl is for how many seconds the
+// place waits for the rest. It returns the number of datagrams, and what the program dropped.
+func (s stage) incomplete(sender, receiver *lab.Container, waits lab.Place, timeout string) (count, []drops) {
+	s.Helper()
+	waits.Run(s, "sysctl", "-w", timeout+"=1")
+	dropper := lab.DropXDP(s, sender.HostLink(s, "eth0"), false)
+	sender.Send(s, lab.Datagrams{To: s.at(receiver), Count: 30, Size: 2000})
+	time.Sleep(1500 * time.Millisecond)
+	return dropper.Packets, of(sender, "host", "tx", fault("foreign-program"), dropper.Packets, "XDP program's counter", "XDP", "NOT_SPECIFIED")
 }
 
 // noFault is that nothing was dropped without a name.

@@ -28,11 +28,17 @@ func linkCases() []dropCase {
 
 // portMTU makes a port of the bridge narrower than the bridge. Without netfilter on bridges every kernel drops there.
 func portMTU(s stage) []drops {
+	s.bypassNetfilter()
+	return portMTUFiltered(s)
+}
+
+// bypassNetfilter keeps netfilter from what is bridged, for the rest of the case.
+func (s stage) bypassNetfilter() {
+	s.Helper()
 	s.host.Run(s, "sysctl", "-w", "net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0")
 	s.Cleanup(func() {
 		s.host.Run(s, "sysctl", "-w", "net.bridge.bridge-nf-call-iptables=1", "net.bridge.bridge-nf-call-ip6tables=1")
 	})
-	return portMTUFiltered(s)
 }
 
 // portMTUFiltered is portMTU where netfilter sees bridged packets: it would take apart what may be fragmented.

@@ -124,13 +124,16 @@ func deadNeighbour(s stage) []drops {
 	return of(victim, "container", "tx", fault("dead-endpoint"), exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
 }
 
-// deadNextHop sends to an address on the host's uplink that nobody has: it fails on the host.
+// deadNextHop sends to an address on the host's uplink that nobody has: it fails on the host. A machine of the LAN that is
+// off raises no finding.
 func deadNextHop(s stage) []drops {
 	victim := s.run("victim")
 	nobody := netip.AddrPortFrom(s.pick(netip.MustParseAddr("192.0.2.250"), netip.MustParseAddr("2001:db8:1::250")), port)
 	sent := victim.Send(s, lab.Datagrams{To: nobody, Count: 20})
 	s.awaitDeadNeighbour(s.host, nobody.Addr())
-	return unrouted(victim, "dead-endpoint", exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
+	lost := unrouted(victim, "dead-endpoint", exactly(sent), "sent", "NEIGH_FAILED", "NOT_SPECIFIED")
+	lost[0].nobodys = true
+	return lost
 }
 
 // forwardingOff turns off what Docker needs, as hardening tools do.

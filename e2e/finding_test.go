@@ -33,7 +33,7 @@ const fewPackets = 10
 func expectedFindings(table []outcome) []expected {
 	var all []expected
 	for _, o := range table {
-		if o.truth < fewPackets || o.kind != "fault" && o.kind != "policy" {
+		if o.nobodys || o.truth < fewPackets || o.kind != "fault" && o.kind != "policy" {
 			continue
 		}
 		e := expected{o.cause, o.container, o.orNobody, o.ended.Add(appears), o.name}

@@ -77,6 +77,10 @@ func stateCases() []stateCase {
 		{"unused", unusedNetwork},
 		{"link", legacyLink},
 		{"same-mac", sameMAC},
+		{"same-ip", sameIP},
+		{"same-ip-lan", sameIPOnLAN},
+		{"router-lost", routerLost},
+		{"bridge-full", bridgeFull},
 		{"overlap", routeOverlap},
 		{"leftovers", leftovers},
 	}
@@ -169,6 +173,49 @@ func sameMAC(s stage) []lab.Finding {
 		s.run(role).Run(s, "ip", "link", "set", "eth0", "address", "02:42:0a:44:00:99")
 	}
 	return []lab.Finding{{ID: "dup-mac", Severity: "warning", Network: s.network, Scope: "host"}}
+}
+
+// sameIP has a container answer for the address of another, which does not.
+func sameIP(s stage) []lab.Finding {
+	s = s.own("10.71.0.0/24")
+	owner, other := s.run("owner"), s.run("other")
+	owner.Run(s, "sysctl", "-w", "net.ipv4.conf.eth0.arp_ignore=8")
+	s.ip(other.Place, "address", "add", s.at(owner).Addr().String()+"/24", "dev", "eth0")
+	s.host.Send(s, lab.Datagrams{To: s.at(owner), Count: 1})
+	return []lab.Finding{{ID: "dup-ip", Severity: "warning", Container: owner.Name, Network: s.network, Scope: "host"}}
+}
+
+// sameIPOnLAN has another machine answer for the address of a container on a macvlan network: two engines know nothing of
+// each other.
+func sameIPOnLAN(s stage) []lab.Finding {
+	s.network = s.name
+	far := newMacvlan(s)
+	s.ip(s.host, "address", "add", "10.84.0.200/24", "dev", "parent0")
+	owner := s.run("owner")
+	s.ip(far, "address", "add", s.at(owner).Addr().String()+"/24", "dev", "far0")
+	s.host.Send(s, lab.Datagrams{To: s.at(owner), Count: 1})
+	return []lab.Finding{{ID: "dup-ip", Severity: "warning", Container: owner.Name, Network: s.network, Scope: "host"}}
+}
+
+// routerLost has the host forward, as Docker's IPv6 makes it, so that it hears routers and does not listen to them.
+func routerLost(s stage) []lab.Finding {
+	s.family = lab.IPv6
+	s.ip(s.host, "route", "delete", "default", "via", "2001:db8:1::1")
+	s.undo(s.host, "route", "add", "default", "via", "2001:db8:1::1")
+	s.outside.Traffic(s, "router-advertise", "eth0")
+	return []lab.Finding{{ID: "v6-ra-lost", Severity: "warning", Scope: "host"}}
+}
+
+// bridgeFull fills a bridge with ports that lead nowhere.
+func bridgeFull(s stage) []lab.Finding {
+	s = s.own("10.72.0.0/24")
+	s.run("a")
+	s.host.Run(s, "sh", "-c", `for i in $(seq 450); do
+		echo link add full$i group 72 master "$1" type veth peer name full-$i group 72
+		echo link set full-$i master "$1"
+	done | ip -batch -`, "sh", s.engine.Bridge(s, s.network))
+	s.Cleanup(func() { s.host.Run(s, "ip", "link", "delete", "group", "72") })
+	return []lab.Finding{{ID: "bridge-full", Severity: "warning", Network: s.network, Scope: "host"}}
 }
 
 func routeOverlap(s stage) []lab.Finding {

@@ -39,6 +39,9 @@ type victim struct {
 
 // attributeDrop finds place and victim of a drop. It is not final while something may still become known of either.
 func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
+	if d.Netns == 0 {
+		d.Netns = s.cameInAt(&d)
+	}
 	drop = Drop{Drop: d, DeviceKind: s.deviceKind(&d), Direction: RX}
 	if d.Outgoing {
 		drop.Direction = TX
@@ -75,6 +78,31 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 		drop.Direction = found.direction
 	}
 	return drop, final
+}
+
+// cameInAt finds the namespace of a packet that has lost its device, 0 if it stays unknown. Fragments lose theirs while
+// they wait for the rest, which the kernel keeps in a tree (include/linux/skbuff.h: dev and rbnode share their place). By
+// which device they came in is known still, and the hardware addresses tell whose that is.
+func (s *State) cameInAt(d *loader.Drop) loader.Netns {
+	if d.InDevice == 0 || d.SourceMAC == ([6]byte{}) {
+		return 0
+	}
+	if p := s.links[d.InDevice]; p != nil {
+		m := s.members[p.owner]
+		if p.MAC == d.DestinationMAC || m != nil && m.hasMAC(d.SourceMAC) {
+			return s.config.Host
+		}
+	}
+	for netns, owner := range s.netns {
+		m := s.members[owner]
+		if m == nil || !s.left[netns].IsZero() || !m.hasMAC(d.DestinationMAC) {
+			continue
+		}
+		if s.portInside(owner, d.InDevice) != nil || s.networkOfChild(m, d.InDevice) != "" {
+			return netns
+		}
+	}
+	return 0
 }
 
 // victimInside is the container itself. Its network is that of the device, else of an address.

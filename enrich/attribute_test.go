@@ -52,6 +52,51 @@ func placeOf(d Drop) place {
 	return place{Container: d.Container, Network: d.Network, Scope: d.Scope, Direction: d.Direction}
 }
 
+// A fragment that waited has lost its device, and with it its namespace.
+func TestDropWithoutDevice(t *testing.T) {
+	waited := func(in int, from, to [6]byte) loader.Drop {
+		return loader.Drop{
+			Reason: "FRAG_REASM_TIMEOUT", Function: "inet_frag_rbtree_purge", InDevice: in, SourceMAC: from, DestinationMAC: to,
+			Source: netip.MustParseAddr("172.30.1.2"), Destination: netip.MustParseAddr("172.30.1.3"),
+		}
+	}
+	alpha, beta, stranger := mac("172.30.1.2"), mac("172.30.1.3"), [6]byte{2, 1}
+	nowhere := place{Scope: ScopeUnknown, Direction: RX}
+	for _, tc := range []struct {
+		name string
+		drop loader.Drop
+		want place
+	}{
+		{"at the sender's port", waited(alphaPort, alpha, beta), place{"alpha", "web", ScopeHost, TX}},
+		{"in the receiver", waited(betaPort+1000, alpha, beta), place{"beta", "web", ScopeContainer, RX}},
+		{"in a macvlan container", waited(7, stranger, mac("10.99.0.2")), place{"delta", "lan", ScopeContainer, RX}},
+		{"at the host's uplink", waited(uplink, stranger, uplinkMAC), place{"alpha", "web", ScopeHost, TX}},
+		{"at a port with somebody else's address", waited(alphaPort, stranger, beta), nowhere},
+		{"at a device that the receiver has not", waited(betaPort+1, alpha, beta), nowhere},
+		{"without hardware addresses", waited(alphaPort, [6]byte{}, [6]byte{}), nowhere},
+		{"at no device", waited(0, alpha, beta), nowhere},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newTown(t)
+			w.LinkChanged(change(loader.Link{Index: uplink, Name: "eth0", Kind: "device", MAC: uplinkMAC, PeerNetnsID: -1}))
+			_, drops := w.Attribute(nil, []loader.Drop{tc.drop})
+			if len(drops) == 0 {
+				w.wait(patience)
+				_, drops = w.Attribute(nil, nil)
+			}
+			if len(drops) != 1 {
+				t.Fatalf("%d drops, want 1", len(drops))
+			}
+			if diff := cmp.Diff(tc.want, placeOf(drops[0])); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// uplinkMAC is the hardware's.
+var uplinkMAC = [6]byte{0x52, 0x54, 0, 0, 0, 1}
+
 // What contradicts itself on purpose shows which of the signs goes first.
 func TestDropOnHost(t *testing.T) {
 	alphaTX := place{"alpha", "web", ScopeHost, TX}

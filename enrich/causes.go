@@ -138,8 +138,22 @@ var policyCauses = []cause{
 		rules: where((*scene).isFromChildToHost, neighbourFailed...),
 	},
 	{
+		Cause: Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
+		rules: where((*scene).isInside, netfilterDrops...),
+	},
+	{
 		Cause: Cause{"conntrack-full", KindFault, "the host's connection tracking table is full: no new connection passes"},
 		rules: where((*scene).isRefusedByConntrack, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"localnet", KindFault, "from or to 127.0.0.0/8, which may not leave a host"},
+		rules: slices.Concat(
+			[]rule{reason("IP_LOCALNET")},
+			// The second is of bridged packets that were translated there (br_netfilter).
+			where((*scene).isLoopback, silent("ip_rcv_finish_core", "br_nf_pre_routing_finish")),
+			// Translated on its way out, the packet is routed again, and netfilter drops what has no route.
+			where((*scene).isFromLoopbackOut, reasonAt("NETFILTER_DROP", "nf_hook_slow"), silent("nf_hook_slow")),
+		),
 	},
 	{
 		Cause: Cause{"icc-false", KindPolicy, "both ends are on one network whose containers may not talk with each other (enable_icc=false)"},
@@ -165,12 +179,20 @@ var policyCauses = []cause{
 		rules: where((*scene).isDirectUnpublished, netfilterDrops...),
 	},
 	{
-		Cause: Cause{"forward-policy-drop", KindFault, "forwarded by the host, but not of Docker's: most likely the policy DROP that Docker gives the chain FORWARD"},
+		Cause: Cause{"forward-policy-drop", KindFault, "forwarded by the host, but not of Docker's: a rule, or the policy DROP that Docker gives the chain FORWARD"},
 		rules: where((*scene).isForwardedForOthers, netfilterDrops...),
 	},
 	{
 		Cause: Cause{"host-firewall", KindPolicy, "the host's own traffic, dropped by the host's own rules"},
 		rules: where((*scene).isNotDockers, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"docker-user", KindPolicy, "from outside to a published port, by an operator's rule such as those in the chain DOCKER-USER"},
+		rules: where((*scene).isPublished, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"untracked", KindBenign, "a TCP segment of no connection that is tracked, as after its end: rules drop those as invalid"},
+		rules: where((*scene).isUntracked, netfilterDrops...),
 	},
 	{
 		Cause: Cause{"filtered", KindFault, "a firewall rule"},
@@ -281,6 +303,12 @@ var portDown = slices.Concat(
 	where((*scene).linkIsDown, linkDrops...),
 )
 
+// linkDown is a device that takes nothing out because it is down, or has no carrier.
+var linkDown = slices.Concat(
+	[]rule{reason("DEV_READY"), reasonAt(notSpecified, "__dev_queue_xmit", "kfree_skb_list_reason")},
+	where((*scene).linkIsDown, portDown...),
+)
+
 // narrowPort refuses what is larger than its MTU, and everything while it is down, without saying which.
 var narrowPort = silent("br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "__dev_forward_skb2", "__dev_forward_skb")
 
@@ -301,13 +329,6 @@ var faultCauses = []cause{
 			where((*scene).isHairpin, rule{functions: []string{"br_handle_frame_finish"}}),
 			where((*scene).isFromOwner, reasonAt(notSpecified, "ip_rcv_finish_core"), reasonless("ip_rcv_finish_core")),
 			[]rule{reason("IP_LOCAL_SOURCE")},
-		),
-	},
-	{
-		Cause: Cause{"localnet", KindFault, "from or to 127.0.0.0/8, which may not leave a host"},
-		rules: slices.Concat(
-			[]rule{reason("IP_LOCALNET")},
-			where((*scene).isLoopback, silent("ip_rcv_finish_core")),
 		),
 	},
 	{
@@ -342,6 +363,10 @@ var faultCauses = []cause{
 	{
 		Cause: Cause{"neigh-overflow", KindFault, "the kernel's table of neighbours is full"},
 		rules: []rule{reason("NEIGH_CREATEFAIL"), silent("ip_finish_output2", "ip6_finish_output2")},
+	},
+	{
+		Cause: Cause{"link-down", KindFault, "a device of the host that it was to leave by is down or has no carrier"},
+		rules: where((*scene).isForUplink, linkDown...),
 	},
 	{
 		Cause:  Cause{"veth-down", KindFault, "a bridge's port or the container's end behind it is down"},
@@ -380,13 +405,13 @@ var faultCauses = []cause{
 	{
 		Cause: Cause{"cpu-backlog", KindFault, "a processor's or a device's queue of received packets is full"},
 		rules: []rule{
-			reason("CPU_BACKLOG", "FULL_RING", "MACVLAN_BROADCAST_BACKLOG", "IPVLAN_MULTICAST_BACKLOG"),
-			reasonless("enqueue_to_backlog", "netif_rx_internal", "tun_net_xmit"),
+			reason("CPU_BACKLOG", "MACVLAN_BROADCAST_BACKLOG", "IPVLAN_MULTICAST_BACKLOG"),
+			reasonless("enqueue_to_backlog", "netif_rx_internal"),
 		},
 	},
 	{
 		Cause: Cause{"qdisc", KindFault, "a queue for sending is full, or its rate limit reached"},
-		rules: queueDrops,
+		rules: slices.Concat(queueDrops, []rule{reason("FULL_RING"), silent("tun_net_xmit")}),
 	},
 	{
 		Cause: Cause{"fragment-lost", KindFault, "a fragment whose others did not come in time"},

@@ -19,6 +19,9 @@ func kernelCases() []causeCase {
 	out6 := func(reason, function string) lost {
 		return dropped(reason, function).from("fd00:30:1::2").to("2001:db8::1").by(webBridge, webBridge).mac("172.30.1.1").sender("172.30.1.2")
 	}
+	leaving := func(reason, function string, device int) lost { // the same, at the device that it was to leave by
+		return dropped(reason, function).from("192.0.2.1").to("198.51.100.1").by(webBridge, device).tracked("172.30.1.2", "198.51.100.1")
+	}
 	across := func(reason, function string) lost { // of a container to another one, by the bridge
 		return dropped(reason, function).from("172.30.1.2").to("172.30.1.3").by(alphaPort, alphaPort).mac("172.30.1.3").of(1400)
 	}
@@ -35,6 +38,11 @@ func kernelCases() []causeCase {
 		beta := w.live("beta").Container
 		beta.StartedAt = w.now
 		w.PutContainer(beta)
+	}
+	alphaBegins := func(w *world) {
+		alpha := w.live("alpha").Container
+		alpha.StartedAt = w.now
+		w.PutContainer(alpha)
 	}
 	alphaEnds := func(w *world) { w.ContainerDied(idOf("alpha")) }
 	return []causeCase{
@@ -56,6 +64,12 @@ func kernelCases() []causeCase {
 		{"published on loopback, from outside", nil, dropped("IP_LOCALNET", "ip_rcv_finish_core").from("198.51.100.1").to("127.0.0.1").by(uplink, uplink), "localnet", ""},
 		{"the same, before 6.14", nil, dropped("NOT_SPECIFIED", "ip_rcv_finish_core").from("198.51.100.1").to("127.0.0.1").by(uplink, uplink), "localnet", ""},
 		{"the same, before 5.17", nil, dropped("", "ip_rcv_finish_core").from("198.51.100.1").to("127.0.0.1").by(uplink, uplink), "localnet", ""},
+		{"a container to the host's loopback", nil, dropped("IP_LOCALNET", "br_nf_pre_routing_finish").from("172.30.1.2").to("127.0.0.1").by(alphaPort, webBridge), "localnet", "alpha"},
+		{"the same, before 6.14", nil, dropped("NOT_SPECIFIED", "br_nf_pre_routing_finish").from("172.30.1.2").to("127.0.0.1").by(alphaPort, webBridge), "localnet", "alpha"},
+		{"the same, before 5.17", nil, dropped("", "br_nf_pre_routing_finish").from("172.30.1.2").to("127.0.0.1").by(alphaPort, webBridge), "localnet", "alpha"},
+		{"the host's loopback to a container", nil, dropped("NETFILTER_DROP", "nf_hook_slow").from("127.0.0.1").to("172.30.1.2").made(), "localnet", "alpha"},
+		{"the same, before 5.17", nil, dropped("", "nf_hook_slow").from("127.0.0.1").to("172.30.1.2").made(), "localnet", "alpha"},
+		{"the same, by a rule of nf_tables", nil, dropped("NETFILTER_DROP", "nft_do_chain").from("127.0.0.1").to("172.30.1.2").made(), "filtered", "alpha"},
 		{"hairpin off", nil, dropped("NOT_SPECIFIED", "br_handle_frame_finish").from("172.30.1.2").to("172.30.1.2").by(alphaPort, alphaPort), "hairpin", "alpha"},
 		{"hairpin off, masqueraded", nil, dropped("NOT_SPECIFIED", "br_handle_frame_finish").from("172.30.1.1").to("172.30.1.2").by(alphaPort, alphaPort), "hairpin", "alpha"},
 		{"hairpin off, before 5.17", nil, dropped("", "br_handle_frame_finish").from("172.30.1.2").to("172.30.1.2").by(alphaPort, alphaPort), "hairpin", "alpha"},
@@ -121,12 +135,32 @@ func kernelCases() []causeCase {
 		{"queue of a container that ends, while its link is up", betaEnds, dropped("QDISC_DROP", "__dev_queue_xmit").from("172.30.1.1").to("172.30.1.3").by(0, betaPort).made(), "qdisc", "beta"},
 		{"queue of a container that ends", betaEnds, dropped("QDISC_DROP", "__dev_queue_xmit").from("172.30.1.1").to("172.30.1.3").by(0, betaPort).made().down(), "link-setup", "beta"},
 		{"queue taken down in a container that ends", alphaEnds, dropped("QDISC_DROP", "__dev_queue_xmit").from("172.30.1.2").to("172.30.1.3").in(alphaPort).made().down(), "link-setup", "alpha"},
-		{"queue of an uplink that is down", nil, dropped("QDISC_DROP", "__dev_queue_xmit").from("192.0.2.1").to("198.51.100.1").by(0, uplink).made().down(), "link-setup", ""},
+		{"uplink without carrier", nil, leaving("QDISC_DROP", "__dev_queue_xmit", uplink).down(), "link-down", "alpha"},
+		{"uplink without carrier, 6.1", nil, leaving("QDISC_DROP", "kfree_skb_list_reason", uplink).down(), "link-down", "alpha"},
+		{"uplink without carrier, before 5.17", nil, leaving("", "__dev_queue_xmit", uplink).down(), "link-down", "alpha"},
+		{"uplink without carrier, of a container that has just begun", alphaBegins, leaving("QDISC_DROP", "__dev_queue_xmit", uplink).by(alphaPort, uplink).down(), "link-down", "alpha"},
+		{"uplink without carrier, the host's own", nil, dropped("QDISC_DROP", "__dev_queue_xmit").from("192.0.2.1").to("198.51.100.1").by(0, uplink).made().down(), "link-down", ""},
+		{"tunnel down", nil, leaving("NOT_SPECIFIED", "__dev_queue_xmit", tunnel).down(), "link-down", "alpha"},
+		{"tunnel that nobody holds open", func(w *world) {
+			w.LinkChanged(change(loader.Link{Index: tunnel, Name: "tun0", Kind: "tun", PeerNetnsID: -1}))
+		}, leaving("DEV_READY", "tun_net_xmit", tunnel), "link-down", "alpha"},
+		{"somebody's bridge without carrier", nil, leaving("NO_TX_TARGET", "br_dev_xmit", virBridge).down(), "link-down", "alpha"},
+		{"uplink that is a veth", nil, leaving("NOT_SPECIFIED", "__dev_queue_xmit", pairEnd).down(), "link-down", "alpha"},
+		{"a virtual machine that ends", nil, leaving("DEV_READY", "tun_net_xmit", virPort), "peer-ended", "alpha"},
+		{"somebody's container that ends", func(w *world) { w.LinkChanged(veth(guestPort, virBridge, 63)) }, leaving("QDISC_DROP", "__dev_queue_xmit", guestPort).down(), "link-setup", ""},
+		{"uplink that is gone", func(w *world) {
+			w.LinkChanged(gone(change(loader.Link{Index: tunnel, Name: "wg0", Kind: "wireguard", PeerNetnsID: -1})))
+		}, leaving("NOT_SPECIFIED", "__dev_queue_xmit", tunnel).down(), "peer-ended", "alpha"},
+		{"a bridge of Docker's without carrier", nil, dropped("QDISC_DROP", "__dev_queue_xmit").from("192.0.2.1").to("172.30.1.99").by(0, webBridge).made().down(), "link-setup", ""},
+		{"a bridge of Docker's that is down, to nobody", nil, dropped("NOT_SPECIFIED", "__dev_queue_xmit").from("192.0.2.1").to("172.30.1.99").by(0, webBridge).made(), "peer-ended", ""},
+		{"a container's own end, to the outside", nil, dropped("NOT_SPECIFIED", "__dev_queue_xmit").from("172.30.1.2").to("198.51.100.1").in(alphaPort).made(), "peer-ended", "alpha"},
 		{"the original of segments", nil, across("NOT_SPECIFIED", "tbf_enqueue"), "segmented", "alpha"},
 		{"fragments of a datagram, 5.10", nil, lost{Function: "kfree_skb_list", EtherType: unix.ETH_P_IP}, "segmented", ""},
 		{"a device down, before 6.6", nil, across("NOT_SPECIFIED", "kfree_skb_list_reason"), "veth-down", "alpha"},
 		{"processor's backlog", nil, across("CPU_BACKLOG", "enqueue_to_backlog"), "cpu-backlog", "alpha"},
 		{"processor's backlog, before 5.17", nil, across("", "enqueue_to_backlog"), "cpu-backlog", "alpha"},
+		{"reader of a tunnel too slow", nil, leaving("FULL_RING", "tun_net_xmit", tunnel), "qdisc", "alpha"},
+		{"reader of a tunnel too slow, before 5.18", nil, leaving("", "tun_net_xmit", tunnel), "qdisc", "alpha"},
 		{"no memory", nil, out("NOMEM", "ip_forward"), "no-memory", "alpha"},
 
 		{"IPv6 off in the container", nil, inside("IPV6DISABLED", "ip6_rcv_core"), "v6-disabled", "beta"},

@@ -23,6 +23,7 @@ const (
 	virBridge   = 60 // of somebody's virtual machines
 	virPort     = 61
 	tunnel      = 62
+	guestPort   = 63 // of somebody's container
 )
 
 // newCity is the town with that, a minute after all of it was made.
@@ -148,8 +149,10 @@ func netfilterCases() []causeCase {
 		{"the host's way to a container", nil, between("172.30.1.1", "172.30.1.2").by(0, webBridge).made(), "filtered", "alpha"},
 		{"masqueraded, on its way out", nil, between("192.0.2.1", "198.51.100.1").by(webBridge, uplink).tracked("172.30.1.2", "198.51.100.1"), "filtered", "alpha"},
 		{"between containers of one network", nil, between("172.30.1.2", "172.30.1.3").by(alphaPort, betaPort), "filtered", "alpha"},
-		{"in a container", nil, between("172.30.1.2", "198.51.100.1").in(alphaPort).made(), "filtered", "alpha"},
-		{"in a container of an internal network", nil, between("172.30.4.2", "198.51.100.1").in(innerPort).made(), "filtered", "inner"},
+		{"in a container", nil, between("172.30.1.2", "198.51.100.1").in(alphaPort).made(), "own-firewall", "alpha"},
+		{"in a container, at the ingress network's guard", nil, between("10.0.0.9", "10.0.0.5").in(alphaPort).port(unix.IPPROTO_TCP, 81), "own-firewall", "alpha"},
+		{"in a namespace that is nobody's", nil, between("10.0.0.9", "10.0.0.5").in(4711), "filtered", ""},
+		{"in a container of an internal network", nil, between("172.30.4.2", "198.51.100.1").in(innerPort).made(), "own-firewall", "inner"},
 		{"of a container on the host's network", nil, lost{Cgroup: idOf("router"), Reason: "NETFILTER_DROP", Netns: hostNetns, Outgoing: true, Source: netip.MustParseAddr("192.0.2.1"), Destination: netip.MustParseAddr("198.51.100.1"), Device: uplink}, "filtered", "router"},
 		{"of many, addresses left out", nil, lost{Other: true, Reason: "NETFILTER_DROP", Netns: hostNetns, InDevice: webBridge, Device: uplink}, "filtered", ""},
 		{"to a macvlan container", nil, between("198.51.100.1", "10.99.0.2").by(uplink, uplink), "filtered", "delta"},
@@ -177,8 +180,21 @@ func netfilterCases() []causeCase {
 		{"straight from the uplink, engines before 28", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 81).tracked("198.51.100.1", "172.30.1.3"), "unpublished-port", "beta"},
 		{"straight, the published number of another protocol", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_UDP, 80), "unpublished-port", "beta"},
 		{"straight, ping", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_ICMP, 0), "unpublished-port", "beta"},
-		{"straight to a published port", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 80), "filtered", "beta"},
-		{"by a published port", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 81).translated("198.51.100.1", "172.30.1.3"), "filtered", "beta"},
+		{"straight to a published port", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 80).tracked("198.51.100.1", "172.30.1.3"), "filtered", "beta"},
+		{"by a published port", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 81).translated("198.51.100.1", "172.30.1.3"), "docker-user", "beta"},
+		{"by a published port, the answer", nil, between("172.30.1.3", "198.51.100.1").by(webBridge, webBridge).translated("198.51.100.1", "172.30.1.3"), "filtered", "beta"},
+		{"by a published port, from the host", nil, between("192.0.2.1", "172.30.1.3").by(0, webBridge).made().translated("192.0.2.1", "172.30.1.3"), "filtered", "beta"},
+		{"by a published port, from its own network", nil, between("172.30.1.2", "172.30.1.3").by(webBridge, webBridge).translated("172.30.1.2", "172.30.1.3"), "filtered", "alpha"},
+		{"by a published port, from a macvlan container", nil, between("10.99.0.2", "172.30.1.3").by(uplink, uplink).translated("10.99.0.2", "172.30.1.3"), "filtered", "delta"},
+
+		{"the end of a connection that is forgotten", nil, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443), "untracked", "alpha"},
+		{"the same, for the host", nil, between("172.30.1.2", "172.30.1.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443), "untracked", "alpha"},
+		{"TCP of a connection that is known", nil, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443).tracked("172.30.1.2", "198.51.100.1"), "filtered", "alpha"},
+		{"TCP before tracking", nil, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443).unrouted(), "filtered", "alpha"},
+		{"TCP before tracking, made by the host", nil, between("172.30.1.1", "172.30.1.2").by(0, webBridge).port(unix.IPPROTO_TCP, 443).made(), "filtered", "alpha"},
+		{"TCP while connection tracking is full", func(w *world) { w.SetConntrackFull(true) }, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443), "filtered", "alpha"},
+		{"TCP where nothing is tracked", func(w *world) { w.SetConntrackEmpty(true) }, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).port(unix.IPPROTO_TCP, 443), "filtered", "alpha"},
+
 		{"an answer from outside", nil, between("198.51.100.1", "172.30.1.3").by(uplink, uplink).port(unix.IPPROTO_TCP, 40000).tracked("172.30.1.3", "198.51.100.1"), "filtered", "beta"},
 
 		{"virtual machines, bridged", nil, between("192.168.122.5", "192.168.122.6").by(virPort, virPort), "forward-policy-drop", ""},
@@ -195,7 +211,7 @@ func netfilterCases() []causeCase {
 		{"connection tracking full, the host's own", func(w *world) { w.SetConntrackFull(true) }, between("192.0.2.1", "198.51.100.1").by(0, uplink).made(), "conntrack-full", ""},
 		{"connection tracking full, but tracked", func(w *world) { w.SetConntrackFull(true) }, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).tracked("172.30.1.2", "198.51.100.1"), "filtered", "alpha"},
 		{"connection tracking full, past tracking", func(w *world) { w.SetConntrackFull(true) }, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge), "filtered", "alpha"},
-		{"connection tracking full, in a container", func(w *world) { w.SetConntrackFull(true) }, between("172.30.1.2", "198.51.100.1").in(alphaPort).unrouted(), "filtered", "alpha"},
+		{"connection tracking full, in a container", func(w *world) { w.SetConntrackFull(true) }, between("172.30.1.2", "198.51.100.1").in(alphaPort).unrouted(), "own-firewall", "alpha"},
 		{"connection tracking with room again", func(w *world) { w.SetConntrackFull(true); w.SetConntrackFull(false) }, between("172.30.1.2", "198.51.100.1").by(webBridge, webBridge).unrouted(), "filtered", "alpha"},
 	}
 }
@@ -245,13 +261,13 @@ func (tc *causeCase) check(t *testing.T) {
 // kinds is what the catalogue says of each cause's kind.
 var kinds = map[Kind][]string{
 	KindFault: {
-		"filtered", "foreign-program", "rp-filter", "no-route", "ip-forward-off", "localnet", "hairpin", "dead-endpoint", "neigh-queue",
+		"filtered", "link-down", "foreign-program", "rp-filter", "no-route", "ip-forward-off", "localnet", "hairpin", "dead-endpoint", "neigh-queue",
 		"neigh-overflow", "mtu-route", "mtu-bridge", "ttl-loop", "csum-offload", "v6-disabled", "veth-down", "cpu-backlog", "qdisc",
 		"fragment-lost", "forward-policy-drop", "conntrack-full", "no-memory", "unknown",
 	},
 	KindPolicy: {
 		"icc-false", "internal-net", "isolation-between-bridges", "direct-route-drop", "unpublished-port", "host-firewall",
-		"macvlan-host", "security-policy",
+		"macvlan-host", "security-policy", "docker-user", "own-firewall",
 	},
 	KindApplication: {
 		"no-listener", "rcvbuf", "accept-overflow", "socket-filter", "tcp-reset", "tcp-window", "tcp-authentication", "peer-ended",
@@ -259,7 +275,7 @@ var kinds = map[Kind][]string{
 	},
 	KindBenign: {
 		"multicast", "local-message", "test-run", "socket-teardown", "consumed", "link-setup", "ping-copy", "segmented", "post-close",
-		"tcp-duplicate", "fragment-duplicate", "other-host", "unhandled-protocol", "martian",
+		"tcp-duplicate", "fragment-duplicate", "other-host", "unhandled-protocol", "martian", "untracked",
 	},
 }
 

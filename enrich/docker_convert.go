@@ -175,6 +175,7 @@ const (
 	optionMasquerade    = "com.docker.network.bridge.enable_ip_masquerade"
 	optionGatewayMode4  = "com.docker.network.bridge.gateway_mode_ipv4"
 	optionGatewayMode6  = "com.docker.network.bridge.gateway_mode_ipv6"
+	optionTrusted       = "com.docker.network.bridge.trusted_host_interfaces"
 	optionMTU           = "com.docker.network.driver.mtu"
 	optionVNI           = "com.docker.network.driver.overlay.vxlanid_list"
 	optionParent        = "parent"
@@ -189,11 +190,15 @@ func newNetwork(n network.Network) Network {
 		MTU: n.Options[optionMTU], VNI: n.Options[optionVNI], Parent: n.Options[optionParent],
 		Created: n.Created, Predefined: isPredefined(n), ICC: true,
 	}
+	if len(n.Labels) > 0 {
+		out.Labels = n.Labels
+	}
 	_, out.Encrypted = n.Options["encrypted"]
 	if n.Driver == "bridge" {
 		out.Bridge = first(n.Options[optionBridgeName], "br-"+n.ID[:min(12, len(n.ID))])
 		out.ICC = !isOff(n.Options[optionICC])
 		out.Masquerade = !isOff(n.Options[optionMasquerade])
+		out.Trusted = n.Options[optionTrusted]
 		out.GatewayMode4, out.GatewayMode6 = n.Options[optionGatewayMode4], n.Options[optionGatewayMode6]
 	}
 	for _, c := range n.IPAM.Config {

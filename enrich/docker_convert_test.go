@@ -203,18 +203,20 @@ func TestNetworkOptions(t *testing.T) {
 	type options struct {
 		ICC, Masquerade, Predefined bool
 		Mode4, Mode6, Parent        string
+		Trusted, Label              string
 	}
 	for _, version := range engineVersions {
 		t.Run(version, func(t *testing.T) {
 			e := newEngineOf(t, version)
 			e.change(func() {
 				for name, options := range map[string]map[string]any{
-					"apart":  {optionICC: "false", optionMasquerade: "0"},
+					"apart":  {optionICC: "false", optionMasquerade: "0", optionTrusted: "eth0:eth1"},
 					"routed": {optionGatewayMode4: "routed", optionGatewayMode6: "nat-unprotected"},
 					"spelt":  {optionICC: "FALSE", optionMasquerade: "nonsense"},
 				} {
 					n := copyOf(t, e.networks[3])
 					n["Id"], n["Name"], n["Options"] = idOf("network "+name), name, options
+					n["Labels"] = map[string]any{"is": name}
 					e.networks = append(e.networks, n)
 				}
 				ingress := copyOf(t, e.networks[5])
@@ -225,7 +227,7 @@ func TestNetworkOptions(t *testing.T) {
 			s.wantStatus(true)
 			got := make(map[string]options)
 			for _, n := range s.Inventory().Networks {
-				got[n.Name] = options{n.ICC, n.Masquerade, n.Predefined, n.GatewayMode4, n.GatewayMode6, n.Parent}
+				got[n.Name] = options{n.ICC, n.Masquerade, n.Predefined, n.GatewayMode4, n.GatewayMode6, n.Parent, n.Trusted, n.Labels["is"]}
 			}
 			want := map[string]options{
 				"bridge":          {ICC: true, Masquerade: true, Predefined: true},
@@ -236,9 +238,9 @@ func TestNetworkOptions(t *testing.T) {
 				"shop_default":    {ICC: true, Masquerade: true},
 				"app_backend":     {ICC: true},
 				"lan":             {ICC: true, Parent: "eth0"},
-				"apart":           {},
-				"routed":          {ICC: true, Masquerade: true, Mode4: "routed", Mode6: "nat-unprotected"},
-				"spelt":           {Masquerade: true},
+				"apart":           {Trusted: "eth0:eth1", Label: "apart"},
+				"routed":          {ICC: true, Masquerade: true, Mode4: "routed", Mode6: "nat-unprotected", Label: "routed"},
+				"spelt":           {Masquerade: true, Label: "spelt"},
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

@@ -149,11 +149,15 @@ func wantInventory(t *testing.T, got Inventory) {
 		{
 			ID: "cf59ef91e357aec2abcce65c54775a48be6629503a980fcec37c9e1f556a2e4c", Name: "shop_default", Driver: "bridge", Scope: "local",
 			Bridge: "br-cf59ef91e357", Subnets: prefixes("172.30.1.0/24", "fd00:30:1::/64"), Gateways: addresses("172.30.1.1", "fd00:30:1::1"),
+			Labels: map[string]string{
+				"com.docker.compose.network": "default", "com.docker.compose.project": "shop", "com.docker.compose.version": "2.29.1",
+			},
 			Created: created, Attached: 1, ICC: true, Masquerade: true,
 		},
 		{
 			ID: "u1sixx4w1upm6mj6mf3fqj6mc", Name: "app_backend", Driver: "overlay", Scope: "swarm", VNI: "4097", Encrypted: true,
 			Subnets: prefixes("10.11.0.0/24"), Gateways: addresses("10.11.0.1"),
+			Labels:  map[string]string{"com.docker.stack.namespace": "app"},
 			Created: created, Attached: 2, ICC: true,
 		},
 		{

@@ -5,6 +5,7 @@ package enrich
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 // maxLearned bounds the addresses learned from traffic: a container can send with any source address it likes.
@@ -19,7 +20,7 @@ type stationIndex struct {
 	gateways   map[netip.Addr]struct{} // of networks with a bridge: the host's own
 	broadcasts map[netip.Addr]struct{} // of all networks' subnets
 	bridged    map[netip.Prefix]*knownNetwork
-	lengths    map[int]struct{} // of the prefixes in bridged
+	lengths    []int // of the prefixes in bridged, longest first
 }
 
 // stationMAC is a MAC on a network; MACs repeat across networks.
@@ -35,11 +36,12 @@ func (s *State) index() *stationIndex {
 	s.indexed = &stationIndex{
 		addresses: make(map[netip.Addr]*member), macs: make(map[stationMAC]*member),
 		gateways: make(map[netip.Addr]struct{}), broadcasts: make(map[netip.Addr]struct{}),
-		bridged: make(map[netip.Prefix]*knownNetwork), lengths: make(map[int]struct{}),
+		bridged: make(map[netip.Prefix]*knownNetwork),
 	}
 	for _, n := range s.networks {
 		s.indexed.addNetwork(n)
 	}
+	slices.SortFunc(s.indexed.lengths, func(a, b int) int { return b - a })
 	for _, m := range s.members {
 		for _, e := range m.Endpoints {
 			if n := s.networks[e.NetworkID]; n != nil && n.Driver == "overlay" {
@@ -64,10 +66,12 @@ func (i *stationIndex) addNetwork(n *knownNetwork) {
 			continue
 		}
 		subnet = subnet.Masked()
-		if old := i.bridged[subnet]; old == nil || n.gone.IsZero() {
+		if old := i.bridged[subnet]; old == nil || n.gone.IsZero() || !old.gone.IsZero() && n.gone.After(old.gone) {
 			i.bridged[subnet] = n
 		}
-		i.lengths[subnet.Bits()] = struct{}{}
+		if !slices.Contains(i.lengths, subnet.Bits()) {
+			i.lengths = append(i.lengths, subnet.Bits())
+		}
 	}
 	for _, gateway := range n.Gateways {
 		if n.Bridge != "" {
@@ -86,18 +90,25 @@ func broadcast(subnet netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(four)
 }
 
-// bridgeNetwork finds the network with a bridge that an address is on, nil if there is none.
+// bridgeNetwork finds the network with a bridge that an address is on, nil if there is none. Of several it is the one with
+// the longest prefix, but none that is gone while another is there.
 func (i *stationIndex) bridgeNetwork(address netip.Addr) *knownNetwork {
-	for length := range i.lengths {
+	var last *knownNetwork
+	for _, length := range i.lengths {
 		subnet, err := address.Prefix(length)
 		if err != nil {
 			continue // of the other family
 		}
-		if n := i.bridged[subnet]; n != nil {
+		n := i.bridged[subnet]
+		switch {
+		case n == nil:
+		case n.gone.IsZero():
 			return n
+		case last == nil:
+			last = n
 		}
 	}
-	return nil
+	return last
 }
 
 // latest chooses between two that had the same address: who lives, else who died last.

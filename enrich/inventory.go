@@ -53,6 +53,7 @@ type Network struct {
 	VNI       string
 	Subnets   []netip.Prefix
 	Gateways  []netip.Addr
+	Labels    map[string]string
 
 	Created      time.Time
 	Predefined   bool   // Docker made it (bridge, host, none, docker_gwbridge, ingress)
@@ -61,6 +62,7 @@ type Network struct {
 	Masquerade   bool   // Docker translates what leaves it: of bridge networks only, and in gateway mode nat
 	GatewayMode4 string // nat, routed, isolated, nat-unprotected; "" for the default, nat
 	GatewayMode6 string
+	Trusted      string // devices by which anybody may reach containers directly, separated by colons; of bridge networks only
 	Parent       string // device that macvlan and ipvlan networks are on
 }
 
@@ -116,6 +118,10 @@ func (m *member) die(now time.Time) {
 // has tells whether an address is the container's own on one of its networks.
 func (m *member) has(address netip.Addr) bool {
 	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool { return slices.Contains(e.Addresses, address) })
+}
+
+func (m *member) hasMAC(mac [6]byte) bool {
+	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool { return e.MAC == mac })
 }
 
 // network returns the name of the network that has the given endpoint MAC or address, or of its only one.

@@ -80,6 +80,24 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// Readings come every five seconds, a little early or late: what waits costs one of them, and not two.
+func TestPatienceIsShorterThanReadings(t *testing.T) {
+	w := newCity(t)
+	for _, d := range []lost{
+		dropped("NEIGH_FAILED", "neigh_invalidate").from("172.30.1.2").to("172.30.1.3").in(alphaPort).made(),
+		dropped("NO_TX_TARGET", "br_handle_frame_finish").from("172.30.1.2").to("172.30.1.3").by(alphaPort, alphaPort),
+	} {
+		w.wait(5 * time.Millisecond) // late
+		if _, drops := w.Attribute(nil, []loader.Drop{loader.Drop(d)}); len(drops) != 0 {
+			t.Fatalf("%s: settled at once: %+v", d.Reason, drops)
+		}
+		w.wait(5*time.Second - 5*time.Millisecond)
+		if _, drops := w.Attribute(nil, nil); len(drops) != 1 {
+			t.Errorf("%s: %d drops at the next reading, want 1", d.Reason, len(drops))
+		}
+	}
+}
+
 // What waits is bounded, and what finds no room is counted as nobody's.
 func TestMaxPending(t *testing.T) {
 	const more = 10

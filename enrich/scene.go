@@ -37,6 +37,9 @@ func (s *State) sceneOf(d *loader.Drop) *scene {
 
 func (s *scene) onHost() bool { return s.drop.Netns == s.config.Host }
 
+// isInside tells what was dropped in a container's own namespace.
+func (s *scene) isInside() bool { return s.owner != nil }
+
 // Kinds of packets.
 
 // isForGroup tells multicast and broadcast, that of a Docker network's subnet too.
@@ -80,6 +83,12 @@ func (s *scene) isLarge() bool { return s.drop.Skbs == 0 || s.drop.Bytes/s.drop.
 
 func (s *scene) isLoopback() bool {
 	return s.drop.Source.IsLoopback() || s.drop.Destination.IsLoopback()
+}
+
+// isFromLoopbackOut tells what the host sends from its loopback address to somebody else.
+func (s *scene) isFromLoopbackOut() bool {
+	d := s.drop
+	return s.onHost() && d.Outgoing && d.Source.IsLoopback() && d.Destination.IsValid() && !d.Destination.IsLoopback()
 }
 
 func (s *scene) isLinkLocal() bool {
@@ -126,8 +135,29 @@ func (s *scene) isUnforwarded() bool {
 // a chain of nf_tables.
 func (s *scene) isRefusedByConntrack() bool {
 	d := s.drop
-	return s.onHost() && s.conntrackFull && !d.Initiator.IsValid() && d.Function != "nft_do_chain" &&
-		(d.Outgoing || !d.Routed)
+	return s.onHost() && s.conntrackFull && !d.Initiator.IsValid() && d.Function != "nft_do_chain" && !s.isPastTracking()
+}
+
+// isPastTracking tells what connection tracking has surely seen. It comes before routing for what is received, and after it
+// for what is made here.
+func (s *scene) isPastTracking() bool { return s.drop.Routed && !s.drop.Outgoing }
+
+// isUntracked tells a TCP segment that connection tracking saw and made nothing of, since no connection is known that it
+// belongs to: a reset, or the end of one that is forgotten. A first segment gets an entry.
+func (s *scene) isUntracked() bool {
+	return s.onHost() && s.isPastTracking() && s.drop.Protocol == unix.IPPROTO_TCP && !s.drop.Initiator.IsValid() &&
+		!s.conntrackFull && !s.conntrackEmpty
+}
+
+// isPublished tells what somebody outside sends to a published port, and is no answer: the destination is translated.
+func (s *scene) isPublished() bool {
+	d := s.drop
+	return s.onHost() && d.DNAT && s.isElsewhere(d.Initiator) && !s.isOfContainer(d.Initiator) && s.isOfContainer(d.Destination)
+}
+
+// isOfContainer tells an address that is on a bridge network, or that a container has.
+func (s *scene) isOfContainer(address netip.Addr) bool {
+	return s.bridgeNetwork(address) != nil || s.memberByAddress(address) != nil
 }
 
 // isBetweenSeparated tells what goes between two containers of a network with ICC off: routed by their addresses, bridged
@@ -188,20 +218,7 @@ func (s *scene) isDirectUnpublished() bool {
 		return false
 	}
 	m := s.memberByAddress(s.drop.Destination)
-	return m == nil || !m.publishes(s.drop.DestinationPort, protocolName(s.drop.Protocol))
-}
-
-// protocolName is Docker's name of an IP protocol that has ports, "" of others.
-func protocolName(protocol uint8) string {
-	switch protocol {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	}
-	return ""
+	return m == nil || !m.publishes(s.drop.DestinationPort, ProtocolName(s.drop.Protocol))
 }
 
 // isForwardedForOthers tells what the host forwards, or its bridges carry, for somebody who is not Docker's.
@@ -218,7 +235,7 @@ func (s *scene) isNotDockers() bool {
 		return false
 	}
 	for _, end := range []netip.Addr{d.Source, d.Destination, d.Initiator, d.Responder} {
-		if s.bridgeNetwork(end) != nil || s.memberByAddress(end) != nil {
+		if s.isOfContainer(end) {
 			return false
 		}
 	}
@@ -295,10 +312,14 @@ func (s *scene) receiver() *member {
 	return m
 }
 
-// receiverIsGone tells whether the container that a packet was for is no more.
+// receiverIsGone tells whether the container that a packet was for is no more. What leaves by an uplink was for none, unless
+// its address says so.
 func (s *scene) receiverIsGone() bool {
 	m := s.receiver()
-	return m == nil || !m.alive()
+	if m == nil {
+		return !s.isForUplink() || s.bridgeNetwork(s.drop.Destination) != nil
+	}
+	return !m.alive()
 }
 
 func (s *scene) receiverJustChanged() bool {
@@ -326,8 +347,19 @@ func (s *scene) behind() *member {
 
 func (s *scene) linkIsDown() bool { return s.drop.LinkDown }
 
-// linkEnds tells a device that is down and leads to nobody, or to a container that has just begun or ended.
-func (s *scene) linkEnds() bool { return s.drop.LinkDown && s.linkIsNew() }
+// isForUplink tells what was to leave by a device of the host that is none of Docker's: hardware, a bond, a tunnel, or
+// somebody else's bridge. Its ports that lead to guests end with those.
+func (s *scene) isForUplink() bool {
+	p := s.links[s.drop.Device]
+	if !s.onHost() || p == nil || !p.gone.IsZero() || s.isDockers(s.drop.Device) {
+		return false
+	}
+	return !p.leadsToContainer() && (p.Kind != "tun" || p.Master == 0)
+}
+
+// linkEnds tells a device that is down and leads to nobody, or to a container that has just begun or ended. An uplink leads
+// to nobody here, and is missed.
+func (s *scene) linkEnds() bool { return s.drop.LinkDown && !s.isForUplink() && s.linkIsNew() }
 
 // linkIsNew tells a device that is nobody's yet or any more, or whose container has just begun or ended.
 func (s *scene) linkIsNew() bool {

@@ -37,6 +37,7 @@ type State struct {
 	swept          time.Time // when the dead were last forgotten
 	listed         bool      // the engine's containers are known
 	conntrackFull  bool
+	conntrackEmpty bool
 	forwardingOff4 bool
 	forwardingOff6 bool
 	node           Node
@@ -221,6 +222,13 @@ func (s *State) SetConntrackFull(full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conntrackFull = full
+}
+
+// SetConntrackEmpty says whether the host tracks no connection at all: then it means nothing that one is not tracked.
+func (s *State) SetConntrackEmpty(empty bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conntrackEmpty = empty
 }
 
 // SetForwardingOff says for which families the host does not forward. Kernels before 5.17 do not say so of a drop.

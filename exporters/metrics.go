@@ -98,7 +98,7 @@ func (m *Metrics) addConversation(f *enrich.Flow) {
 		self[1] = f.Container
 	}
 	peer := []string{f.Peer.Stack, f.Peer.Service}
-	protocol := ProtocolName(f.Protocol)
+	protocol := enrich.ProtocolName(f.Protocol)
 	if f.Other {
 		peer[1] = Other
 	}
@@ -115,21 +115,6 @@ func (m *Metrics) addBridgeFlow(f *enrich.Flow) {
 	m.store.Add(networkPackets, float64(f.TX.Packets), f.Network, string(enrich.TX))
 	m.store.Add(networkBytes, float64(f.RX.Bytes), f.Network, string(enrich.RX))
 	m.store.Add(networkBytes, float64(f.TX.Bytes), f.Network, string(enrich.TX))
-}
-
-// ProtocolName is the value that says which of IP's protocols a packet has: tcp, udp, icmp, sctp or other.
-func ProtocolName(protocol uint8) string {
-	switch protocol {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
-		return "icmp"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	}
-	return "other"
 }
 
 // AddDrops counts drops. It must not be called concurrently with the other methods.

@@ -83,6 +83,9 @@ type Neighbour struct {
 	Address netip.Addr
 	MAC     [6]byte // zero: not known, or not that long
 	Failed  bool    // nobody answered
+	// Confirmed says that the MAC address is believed right now: it answered within the last seconds, or is given by hand. One
+	// that is not may be of somebody who is gone (STALE).
+	Confirmed bool
 }
 
 // Listener is a TCP socket that listens. Whose it is is not looked for.

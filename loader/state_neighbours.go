@@ -24,6 +24,10 @@ const (
 	neighbourTableReply = 3  // seconds to wait for it
 )
 
+// confirmed are the states in which the kernel uses an address without a doubt. In the delay before it asks again, and while
+// it asks, the answer is seconds old.
+const confirmed = netlink.NUD_REACHABLE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
+
 // readNeighbours lists who the host knows on its links, both families at once.
 func (s *HostState) readNeighbours() error {
 	var found []netlink.Neigh
@@ -40,7 +44,10 @@ func (s *HostState) readNeighbours() error {
 		if !ok || n.State&netlink.NUD_NOARP != 0 {
 			continue
 		}
-		neighbour := Neighbour{Device: n.LinkIndex, Address: address, Failed: n.State&netlink.NUD_FAILED != 0}
+		neighbour := Neighbour{
+			Device: n.LinkIndex, Address: address,
+			Failed: n.State&netlink.NUD_FAILED != 0, Confirmed: n.State&confirmed != 0,
+		}
 		if len(n.HardwareAddr) == len(neighbour.MAC) {
 			copy(neighbour.MAC[:], n.HardwareAddr)
 		}

@@ -76,6 +76,7 @@ func TestNeighbours(t *testing.T) {
 		"192.0.2.10 lladdr 02:00:00:00:00:0a nud permanent",
 		"192.0.2.11 lladdr 02:00:00:00:00:0b nud reachable",
 		"192.0.2.12 nud failed",
+		"192.0.2.14 lladdr 02:00:00:00:00:0e nud stale",
 		"192.0.2.13 lladdr 02:00:00:00:00:0d nud noarp", // needs no resolution
 		"2001:db8::10 lladdr 02:00:00:00:00:1a nud permanent",
 	} {
@@ -83,10 +84,11 @@ func TestNeighbours(t *testing.T) {
 	}
 	outside := mustLink(t, "outside").Attrs().Index
 	want := []Neighbour{
-		{outside, netip.MustParseAddr("192.0.2.10"), [6]byte{2, 0, 0, 0, 0, 0x0a}, false},
-		{outside, netip.MustParseAddr("192.0.2.11"), [6]byte{2, 0, 0, 0, 0, 0x0b}, false},
-		{outside, netip.MustParseAddr("192.0.2.12"), [6]byte{}, true},
-		{outside, netip.MustParseAddr("2001:db8::10"), [6]byte{2, 0, 0, 0, 0, 0x1a}, false},
+		{outside, netip.MustParseAddr("192.0.2.10"), [6]byte{2, 0, 0, 0, 0, 0x0a}, false, true},
+		{outside, netip.MustParseAddr("192.0.2.11"), [6]byte{2, 0, 0, 0, 0, 0x0b}, false, true},
+		{outside, netip.MustParseAddr("192.0.2.12"), [6]byte{}, true, false},
+		{outside, netip.MustParseAddr("192.0.2.14"), [6]byte{2, 0, 0, 0, 0, 0x0e}, false, false},
+		{outside, netip.MustParseAddr("2001:db8::10"), [6]byte{2, 0, 0, 0, 0, 0x1a}, false, true},
 	}
 	got := mustReadHost(t, HostQuery{}).Neighbours
 	slices.SortFunc(got, func(a, b Neighbour) int { return a.Address.Compare(b.Address) })

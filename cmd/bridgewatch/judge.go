@@ -34,6 +34,7 @@ func (a *agent) judge(ctx context.Context) {
 		problems = append(problems, err.Error())
 	}
 	a.state.SetConntrackFull(full(view.Host.Conntrack))
+	a.state.SetConntrackEmpty(view.Host.Conntrack.Entries == 0)
 	a.state.SetForwardingOff(view.Host.Forwarding4 == loader.Off, view.Host.Forwarding6 == loader.Off)
 	if engine := a.engine.Load(); engine != nil && engine.Err == nil { // else nobody would say if a process number is another's now
 		view.Containers = a.readNamespaces(&view.Inventory, &problems)

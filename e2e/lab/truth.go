@@ -91,6 +91,21 @@ func (r Rule) count(tb testing.TB) (packets, bytes uint64) {
 	return number(tb, first), number(tb, second)
 }
 
+// PolicyPackets returns how many packets a chain's policy decided on, which must be as given.
+func (p Place) PolicyPackets(tb testing.TB, family Family, table, chain, policy string) uint64 {
+	tb.Helper()
+	saved := p.Run(tb, family.tables()+"-save", "-c", "-t", table)
+	for line := range strings.Lines(saved) {
+		// :CHAIN POLICY [packets:bytes]
+		if counters, found := strings.CutPrefix(line, ":"+chain+" "+policy+" ["); found {
+			packets, _, _ := strings.Cut(counters, ":")
+			return number(tb, packets)
+		}
+	}
+	tb.Fatalf("chain %s has no policy %s in\n%s", chain, policy, saved)
+	return 0
+}
+
 func containsAll(line string, texts []string) bool {
 	for _, text := range texts {
 		if !strings.Contains(line, text) {

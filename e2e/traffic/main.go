@@ -47,13 +47,14 @@ func (c sleepCommand) Run() error {
 
 func main() {
 	var cli struct {
-		UDPSend    udpSend      `cmd:"" name:"udp-send" help:"Send a counted number of datagrams."`
-		UDPListen  udpListen    `cmd:"" name:"udp-listen" help:"Receive datagrams, or leave them in the queue."`
-		TCPConnect tcpConnect   `cmd:"" name:"tcp-connect" help:"Open a counted number of connections."`
-		TCPListen  tcpListen    `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
-		TCPSend    tcpSend      `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
-		Talk       talk         `cmd:"" help:"Listen, and talk to others by name, again and again."`
-		Sleep      sleepCommand `cmd:"" help:"Do nothing."`
+		UDPSend    udpSend         `cmd:"" name:"udp-send" help:"Send a counted number of datagrams."`
+		UDPListen  udpListen       `cmd:"" name:"udp-listen" help:"Receive datagrams, or leave them in the queue."`
+		TCPConnect tcpConnect      `cmd:"" name:"tcp-connect" help:"Open a counted number of connections."`
+		TCPListen  tcpListen       `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
+		TCPSend    tcpSend         `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
+		Advertise  routerAdvertise `cmd:"" name:"router-advertise" help:"Tell a link that here is an IPv6 router."`
+		Talk       talk            `cmd:"" help:"Listen, and talk to others by name, again and again."`
+		Sleep      sleepCommand    `cmd:"" help:"Do nothing."`
 	}
 	ctx := kong.Parse(&cli)
 	ctx.FatalIfErrorf(ctx.Run())

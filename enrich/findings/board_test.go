@@ -202,6 +202,22 @@ func TestBoardIgnores(t *testing.T) {
 	}
 }
 
+// TestBoardIgnoresByNetwork: a network's label is for what concerns nobody else.
+func TestBoardIgnoresByNetwork(t *testing.T) {
+	s := newStage(Config{Hold: time.Minute, UnusedAfter: time.Hour})
+	s.view.network("fresh").Created = start.Add(-2 * time.Hour)
+	l := loss("filtered", 50)
+	l.Subject.Network = "fresh"
+	s.view.Losses = []Loss{l}
+	s.view.network("front").Labels = map[string]string{LabelIgnore: "unused-network"}
+	s.view.network("fresh").Labels = map[string]string{LabelIgnore: "filtered, unused-network"}
+	s.play(0)
+	s.requireLog(t, "0 raised filtered shop-web-1")
+	s.view.network("fresh").Labels = nil
+	s.play(5)
+	s.requireLog(t, "0 raised filtered shop-web-1", "5 raised unused-network ")
+}
+
 // TestBoardIgnoresWhoHasEnded: what a container lost at its end is in view for longer than the container.
 func TestBoardIgnoresWhoHasEnded(t *testing.T) {
 	s := newStage(Config{Hold: time.Minute})

@@ -2,7 +2,10 @@
 
 package findings
 
-import "github.com/bridgewatch/bridgewatch/loader"
+import (
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
 
 // filteringRules are about packets that somebody's rules or programs keep back, or ought to.
 func filteringRules() []rule {
@@ -12,18 +15,38 @@ func filteringRules() []rule {
 				ID: "filtered", Severity: Warning,
 				Title:   "A firewall rule drops or rejects a container's packets.",
 				Remedy:  "Find the rule by its counter, and allow the traffic in chain DOCKER-USER, which is passed before Docker's own rules. Match the original port there (-m conntrack --ctorigdstport): the destination is translated already.",
-				Confirm: "iptables-save -c | grep -E -e '-j (DROP|REJECT)'",
+				Confirm: "sh -c 'iptables-save -c; ip6tables-save -c; nft list ruleset' 2>/dev/null | grep -iwE 'drop|reject'",
 				Basis:   "packets that netfilter dropped in the kernel, by their owner, and that no rule of Docker's explains",
 			},
-			inside: true,
-			find:   losing("filtered", perMinute),
+			find: losing("filtered", perMinute),
 		},
 		{
 			Definition: Definition{
-				ID: "forward-policy-drop", Severity: Warning,
-				Title:   "Forwarded traffic that is not Docker's dies in the FORWARD chain.",
-				Remedy:  "Docker set the chain's policy to DROP when it turned forwarding on. Accept the traffic in chain DOCKER-USER, or turn forwarding on before Docker starts and set \"ip-forward-no-drop\" (28.0). If only bridged frames are hit, turn net.bridge.bridge-nf-call-iptables off where nothing needs it.",
-				Confirm: "iptables -L FORWARD -v -n | head -1",
+				ID: "docker-user", Severity: Info,
+				Title:   "A firewall rule keeps clients outside away from a published port.",
+				Remedy:  "If they are welcome, allow them before that rule in chain DOCKER-USER, and match the published port there (-m conntrack --ctorigdstport): the destination is translated already. If nobody outside is, publish the port on 127.0.0.1.",
+				Confirm: "sh -c 'iptables-save -c; ip6tables-save -c; nft list ruleset' 2>/dev/null | grep -iwE 'drop|reject'",
+				Basis:   "packets from outside, translated to a container by a published port, that netfilter dropped on the host",
+			},
+			find: losing("docker-user", perMinute),
+		},
+		{
+			Definition: Definition{
+				ID: "own-firewall", Severity: Info,
+				Title:   "A firewall rule inside a container drops or rejects its packets.",
+				Remedy:  "Find out who makes rules there: Docker guards a Swarm task's address on the ingress network, and VPN clients and tools such as fail2ban bring their own. Change them in the container.",
+				Confirm: "sh -c 'iptables-save -c; ip6tables-save -c; nft list ruleset' 2>/dev/null | grep -iwE 'drop|reject'",
+				Basis:   "packets that netfilter dropped in a container's own namespace",
+			},
+			inside: true,
+			find:   losing("own-firewall", perMinute),
+		},
+		{
+			Definition: Definition{
+				ID: "forward-policy-drop", Severity: Info,
+				Title:   "A rule or the policy of chain FORWARD drops forwarded traffic that is not Docker's.",
+				Remedy:  "On a router or beside Kubernetes it may be somebody's rule, and meant. Else Docker set the chain's policy to DROP when it turned forwarding on: accept the traffic in chain DOCKER-USER, or turn forwarding on before Docker starts and set \"ip-forward-no-drop\" (28.0). If only bridged frames are hit, turn net.bridge.bridge-nf-call-iptables off where nothing needs it.",
+				Confirm: "sh -c 'iptables -nvL FORWARD; ip6tables -nvL FORWARD; nft list ruleset' 2>/dev/null | grep -iE 'forward.*policy drop'",
 				Basis:   "forwarded packets that netfilter dropped in the host's namespace between devices that are not Docker's",
 			},
 			find: hostLosing("forward-policy-drop", perMinute),
@@ -55,7 +78,7 @@ func filteringRules() []rule {
 				ID: "direct-route-drop", Severity: Info,
 				Title:   "Packets sent straight to a container's address from outside its bridge are dropped.",
 				Remedy:  "Docker 28 and newer guard container addresses this way; rules in DOCKER-USER come too late. Use a published port, or trust the device with the network's option com.docker.network.bridge.trusted_host_interfaces (28.2), or give the network gateway mode \"routed\".",
-				Confirm: "iptables-save -t raw -c | grep -e '-j DROP'",
+				Confirm: "sh -c 'iptables-save -c -t raw; ip6tables-save -c -t raw; nft list ruleset' 2>/dev/null | grep -iw drop",
 				Basis:   "packets for a container's address that netfilter dropped before routing, on a device that is not the network's bridge",
 			},
 			find: losing("direct-route-drop", perMinute),
@@ -86,9 +109,9 @@ func filteringRules() []rule {
 				Title:   "A container on an internal network tries to reach something outside of it.",
 				Remedy:  "Internal networks lead nowhere by design. If the container needs the outside, attach it to a second network.",
 				Confirm: "docker network inspect -f '{{.Internal}}' {network}",
-				Basis:   "packets that came from an internal network's bridge, or were sent towards it, and that netfilter dropped",
+				Basis:   "packets that came from an internal network's bridge, or were sent towards it, and that netfilter dropped; and the rise of OutNoRoutes in the namespace of a container on internal networks only: IPv4 packets that its own processes could not send",
 			},
-			find: losing("internal-net", perMinute),
+			find: unrouted("internal-net", true),
 		},
 		{
 			Definition: Definition{
@@ -116,10 +139,11 @@ func filteringRules() []rule {
 				ID: "iptables-false", Severity: Warning,
 				Title:   "A container's private address leaves the host untranslated, so replies cannot come back.",
 				Remedy:  "Docker's masquerading rule is missing: turn \"iptables\" on in daemon.json, or restart Docker if somebody flushed the rules. To do without NAT, say so with gateway mode \"routed\" and give the outside a route back.",
-				Confirm: "iptables-save -t nat | grep -e MASQUERADE -e SNAT",
-				Basis:   "packets that left by a device that is not Docker's with a source in a network that Docker is to translate; leftovers of closed connections do not count",
+				Confirm: "sh -c 'iptables-save -t nat; ip6tables-save -t nat; nft list ruleset' 2>/dev/null | grep -iwE 'masquerade|snat'",
+				Basis:   "packets that left by a device that is not Docker's with a source in a network that Docker is to translate; leftovers of closed connections do not count, nor destinations that answered the container",
 			},
-			find: leaking,
+			after: settle, // who answers, by routes back, does so by then
+			find:  leaking,
 		},
 	}
 }
@@ -164,7 +188,7 @@ func leaking(v *View) []hit {
 		}
 		facts := []Fact{
 			number("packets untranslated", float64(l.Packets-l.Resets), "in the last minute"),
-			text("example", l.Example.Source.String()+" > "+l.Example.Destination.String()+" "+protocolName(l.Example.Protocol)),
+			text("example", l.Example.Source.String()+" > "+l.Example.Destination.String()+" "+enrich.ProtocolName(l.Example.Protocol)),
 		}
 		if device := v.link(l.Example.Device); device != nil {
 			facts = append(facts, text("left by", device.Name))

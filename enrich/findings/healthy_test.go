@@ -86,10 +86,10 @@ func healthy() View {
 				{Destination: prefix("fe80::/64"), Device: frontIndex, Protocol: "kernel"},
 			},
 			Neighbours: []loader.Neighbour{
-				{Device: frontIndex, Address: addr("172.20.0.2"), MAC: mac(1)},
-				{Device: frontIndex, Address: addr("172.20.0.3"), MAC: mac(99)}, // of a container that had it before
+				{Device: frontIndex, Address: addr("172.20.0.2"), MAC: mac(1), Confirmed: true},
+				{Device: frontIndex, Address: addr("172.20.0.3"), MAC: mac(99), Confirmed: true}, // of a container that had it before
 				{Device: frontIndex, Address: addr("172.20.0.9"), Failed: true},
-				{Device: uplinkIndex, Address: addr("192.168.1.1"), MAC: mac(201)},
+				{Device: uplinkIndex, Address: addr("192.168.1.1"), MAC: mac(201), Confirmed: true},
 				{Device: uplinkIndex, Address: addr("192.168.1.77"), Failed: true},
 			},
 			Listeners: []loader.Listener{
@@ -118,7 +118,7 @@ func healthy() View {
 			dbID: {Links: []loader.Link{{Index: 2, Name: "eth0", Kind: "veth", Peer: dbPort, MTU: 1500, MAC: mac(2)}}},
 		},
 		Owners: map[int]string{webPort: webID, dbPort: dbID, taskPort: taskID, buildPort: "aaaaaaaaaaaa0009"},
-		Rises:  map[string]Rise{webID: {ListenOverflows: 9, ListenDrops: 500}},
+		Rises:  map[string]Rise{webID: {ListenOverflows: 9, ListenDrops: 500, OutNoRoutes: 9}},
 		Config: Config{UnusedAfter: time.Hour},
 	}
 }

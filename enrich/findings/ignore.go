@@ -11,7 +11,9 @@ import (
 	"github.com/bridgewatch/bridgewatch/enrich"
 )
 
-// LabelIgnore is the label on containers and services with the IDs that their operator accepts there, separated by commas.
+// LabelIgnore is the label on containers and networks with the IDs that their operator accepts there, separated by commas. On
+// a network it is for findings of nobody but the network. A Swarm service's own labels are not read, those of its
+// containers are.
 const LabelIgnore = "bridgewatch.ignore"
 
 // Ignore is a state that an operator accepts: a finding, everywhere or for one service.
@@ -55,6 +57,9 @@ func (b *Board) ignored(labels map[enrich.Identity][]string, k key, now time.Tim
 	}
 	owner := k.subject.Identity
 	owner.Network = ""
+	if owner == (enrich.Identity{}) { // it concerns a network alone, or the host
+		owner.Network = k.subject.Network
+	}
 	if owner == (enrich.Identity{}) {
 		return false
 	}
@@ -67,20 +72,29 @@ func (b *Board) ignored(labels map[enrich.Identity][]string, k key, now time.Tim
 		delete(b.accepted, k)
 		return false
 	}
-	// The container has ended, but what it lost in its last minute is still in view.
+	// The container has ended, or the network, but what it lost in its last minute is still in view.
 	return now.Sub(b.accepted[k]) < 2*Window
 }
 
-// ignoreLabels are the IDs that the labels of running containers accept, by who they are. Equal ones accept together.
+// ignoreLabels are the IDs that the labels of running containers and of networks accept, by who they are. Equal ones accept
+// together.
 func ignoreLabels(view *View) map[enrich.Identity][]string {
 	labels := make(map[enrich.Identity][]string, len(view.Inventory.Containers))
 	for i := range view.Inventory.Containers {
 		c := &view.Inventory.Containers[i]
-		ids := labels[c.Identity]
-		for id := range strings.SplitSeq(c.Labels[LabelIgnore], ",") {
-			ids = append(ids, strings.TrimSpace(id))
-		}
-		labels[c.Identity] = ids
+		labels[c.Identity] = append(labels[c.Identity], acceptedBy(c.Labels)...)
+	}
+	for i := range view.Inventory.Networks {
+		n := &view.Inventory.Networks[i]
+		owner := enrich.Identity{Network: n.Name}
+		labels[owner] = append(labels[owner], acceptedBy(n.Labels)...)
 	}
 	return labels
+}
+
+func acceptedBy(labels map[string]string) (ids []string) {
+	for id := range strings.SplitSeq(labels[LabelIgnore], ",") {
+		ids = append(ids, strings.TrimSpace(id))
+	}
+	return ids
 }

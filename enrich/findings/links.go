@@ -16,6 +16,16 @@ func linkRules() []rule {
 	return []rule{
 		{
 			Definition: Definition{
+				ID: "link-down", Severity: Warning,
+				Title:   "A link that a container's packets leave by is down.",
+				Remedy:  "Check its cable, its bond or its tunnel, and set it up again. If it is to stay down, remove the route that still leads there.",
+				Confirm: "ip -br link show {device}",
+				Basis:   "packets of a container that the kernel dropped at a device of the host that was down or had no carrier",
+			},
+			find: losing("link-down", perMinute),
+		},
+		{
+			Definition: Definition{
 				ID: "veth-down", Severity: Warning,
 				Title:   "A bridge cannot hand packets on to a container: its port is down.",
 				Remedy:  "Set the interface up again, or restart the container, which makes a new one.",

@@ -32,10 +32,12 @@ func losing(cause string, packets uint64) func(*View) []hit {
 // losingToDead is losing, but for packets to a container that was there a moment ago, and may be again at once.
 func losingToDead(cause string, packets uint64) func(*View) []hit {
 	return losses(func(l *Loss) bool {
-		restarting := l.ToContainer && l.Last.Sub(l.First) < restart
-		return l.Cause == cause && l.Packets >= packets && !restarting
+		return l.Cause == cause && l.Packets >= packets && !l.restarting()
 	})
 }
+
+// restarting tells whether packets were for a container that was there a moment ago.
+func (l *Loss) restarting() bool { return l.ToContainer && l.Last.Sub(l.First) < restart }
 
 // losses finds the containers whose losses are as wanted. What nobody lost whom the engine knows is not Docker's.
 func losses(wanted func(*Loss) bool) func(*View) []hit {
@@ -130,7 +132,7 @@ func conversation(d *enrich.Drop) string {
 		source = netip.AddrPortFrom(d.Source, d.SourcePort).String()
 		destination = netip.AddrPortFrom(d.Destination, d.DestinationPort).String()
 	}
-	protocol := protocolName(d.Protocol)
+	protocol := enrich.ProtocolName(d.Protocol)
 	if d.EtherType == etherARP {
 		protocol = "arp"
 	}
@@ -139,22 +141,6 @@ func conversation(d *enrich.Drop) string {
 
 func hasPorts(protocol uint8) bool {
 	return protocol == unix.IPPROTO_TCP || protocol == unix.IPPROTO_UDP || protocol == unix.IPPROTO_SCTP
-}
-
-func protocolName(protocol uint8) string {
-	switch protocol {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_ICMPV6:
-		return "icmpv6"
-	}
-	return fmt.Sprintf("protocol %d", protocol)
 }
 
 // exampleFill has words in capitals where a drop does not tell: they are for the reader to fill in.

@@ -30,7 +30,7 @@ func publishedRules() []rule {
 			Definition: Definition{
 				ID: "userland-proxy-src", Severity: Warning,
 				Title:   "Remote clients reach a container through docker-proxy: it sees the bridge's address instead of theirs.",
-				Remedy:  "The translation rule for the port is missing, or something comes before it. Restart Docker after the firewall, so that its rules are made anew.",
+				Remedy:  "The translation rule for the port is missing, or something comes before it. Restart Docker after the firewall, so that its rules are made anew. For IPv6 before version 27.0 it takes \"ip6tables\": true with \"experimental\": true in daemon.json.",
 				Confirm: "ss -Htnap 'sport = :{port}'",
 				Basis:   "TCP connections of remote clients that a process of the host holds on a published port; translated ones have no socket there",
 			},
@@ -180,7 +180,8 @@ func clientsOf(p enrich.PublishedPort, connections []loader.Connection, ipv6 boo
 const established = 3
 
 // loopbackExposed finds ports published for the host alone that somebody outside got through to. On networks whose
-// containers anybody may reach directly that is by design, and so it is on macvlan and ipvlan.
+// containers may be reached directly, by anybody or by a device that is trusted, that is by design, and so it is on macvlan
+// and ipvlan.
 func loopbackExposed(v *View) []hit {
 	var hits []hit
 	for _, in := range v.Inbound {
@@ -188,10 +189,10 @@ func loopbackExposed(v *View) []hit {
 		if c == nil || n == nil || n.Driver != "bridge" || in.Packets < established || v.inDockerSubnet(in.Remote) {
 			continue
 		}
-		if mode := gatewayMode(n, in.Remote.Is6()); mode == "routed" || mode == "nat-unprotected" {
+		if mode := gatewayMode(n, in.Remote.Is6()); mode == "routed" || mode == "nat-unprotected" || n.Trusted != "" {
 			continue
 		}
-		p, only := onLoopbackOnly(c, in.Port, protocolName(in.Protocol))
+		p, only := onLoopbackOnly(c, in.Port, enrich.ProtocolName(in.Protocol))
 		if !only {
 			continue
 		}

@@ -20,7 +20,7 @@ func routeRules() []rule {
 				Title:   "The host does not forward packets, so containers reach nothing beyond it.",
 				Remedy:  "Set net.ipv4.ip_forward=1 (for IPv6 net.ipv6.conf.all.forwarding=1), keep it in /etc/sysctl.d, and find the hardening tool that turned it off.",
 				Confirm: "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
-				Basis:   "the forwarding switches of the host's namespace beside the networks that need them, and packets that the kernel dropped instead of forwarding",
+				Basis:   "the forwarding switches of the host's namespace beside the networks that need them and have somebody on them, and packets that the kernel dropped instead of forwarding",
 			},
 			find: forwardingOff,
 		},
@@ -30,17 +30,17 @@ func routeRules() []rule {
 				Title:   "There is no route for a container's packets.",
 				Remedy:  "Add the missing route or gateway on the host; check whether the destination is the one that was meant.",
 				Confirm: "ip route get {destination}",
-				Basis:   "packets that the kernel dropped because it has no route to their destination, or one that forbids it",
+				Basis:   "packets that the kernel dropped because it has no route to their destination, or one that forbids it, and the rise of OutNoRoutes in the container's namespace: IPv4 packets that its own processes could not send",
 			},
 			inside: true,
-			find:   losing("no-route", perMinute),
+			find:   unrouted("no-route", false),
 		},
 		{
 			Definition: Definition{
 				ID: "localnet", Severity: Warning,
 				Title:   "Packets are sent to, or from, a loopback address across a real device.",
 				Remedy:  "Something translates to 127.0.0.1: let it point to an address of the container or of the bridge instead. A port published on 127.0.0.1 serves this host alone.",
-				Confirm: "iptables-save -t nat | grep -e 127.0.0",
+				Confirm: "sh -c 'iptables-save -t nat; nft list ruleset' 2>/dev/null | grep -F 127.0.0",
 				Basis:   "packets that the kernel dropped because a loopback address may not appear on a device with route_localnet off",
 			},
 			inside: true,
@@ -62,12 +62,12 @@ func routeRules() []rule {
 			Definition: Definition{
 				ID: "dead-endpoint", Severity: Warning,
 				Title:   "Packets are sent to an address that nobody answers for.",
-				Remedy:  "Whoever sends holds on to the address of a container that is gone, by a stale DNS answer or an old NAT entry: make it resolve the name again, or delete the entry (conntrack -D -d ADDRESS).",
+				Remedy:  "If it is the gateway, named as the next hop, bring it back or correct the route. Else whoever sends holds on to the address of a container that is gone, by a stale DNS answer or an old NAT entry: make it resolve the name again, or delete the entry (conntrack -D -d ADDRESS).",
 				Confirm: "ip neigh show {destination}",
-				Basis:   "packets that the kernel dropped because address resolution failed, for longer than a container takes to restart",
+				Basis:   "packets to an address in a Docker network, or by way of a gateway, that the kernel dropped because address resolution failed, for longer than a container takes to restart; a machine of the LAN that is off is not counted",
 			},
 			inside: true,
-			find:   losingToDead("dead-endpoint", perMinute),
+			find:   deadEndpoints,
 		},
 		{
 			Definition: Definition{
@@ -86,7 +86,7 @@ func routeRules() []rule {
 				Title:   "An address of a container is used by somebody else too.",
 				Remedy:  "Give one of them another address. On macvlan networks of several hosts, give each host its own --ip-range, for the engines do not know of each other.",
 				Confirm: "ip neigh show {object}",
-				Basis:   "the addresses that the engine assigned, and the MAC address that answers for them in the host's neighbour table",
+				Basis:   "the addresses that the engine assigned, and the MAC address that answered for them just now by the host's neighbour table",
 			},
 			after: settle,
 			find:  addressesRepeat,
@@ -96,7 +96,7 @@ func routeRules() []rule {
 				ID: "route-overlap", Severity: Warning,
 				Title:   "A Docker network's subnet overlaps with a route of the host.",
 				Remedy:  "Hosts behind that route are out of reach, or the containers are. Recreate the network with another --subnet, and set \"default-address-pools\" in daemon.json so that it does not happen again.",
-				Confirm: "ip route show | grep -e {bridge} -e {device}",
+				Confirm: "sh -c 'ip -4 route; ip -6 route' | grep -e {bridge} -e {device}",
 				Basis:   "the subnets of bridge networks beside the routes of the main table that lead by other devices",
 			},
 			after: settle,
@@ -106,8 +106,8 @@ func routeRules() []rule {
 			Definition: Definition{
 				ID: "v6-ra-lost", Severity: Warning,
 				Title:   "The host has lost its IPv6 default route: with forwarding on it ignores router advertisements.",
-				Remedy:  "Set net.ipv6.conf.DEVICE.accept_ra=2 for the uplink and keep it in /etc/sysctl.d, or configure the route by hand.",
-				Confirm: "sysctl net.ipv6.conf.{device}.accept_ra net.ipv6.conf.{device}.forwarding",
+				Remedy:  "Set net/ipv6/conf/DEVICE/accept_ra=2 for the uplink and keep it in /etc/sysctl.d, or configure the route by hand.",
+				Confirm: "sysctl net/ipv6/conf/{device}/accept_ra net/ipv6/conf/{device}/forwarding",
 				Basis:   "router advertisements that came in and were ignored, since forwarding is on and accept_ra is 1, and the absence of a default route",
 			},
 			after: settle,
@@ -136,15 +136,136 @@ func forwardingOff(v *View) []hit {
 	return onHost(append(facts, lost...), fill)
 }
 
-// forwarding names the networks with a bridge that lead beyond the host, by IPv4 or by IPv6.
+// forwarding names the networks with a bridge that lead beyond the host, by IPv4 or by IPv6. One without ports has nobody
+// who needs it: Docker's default bridge is always there.
 func (v *View) forwarding(ipv6 bool) []string {
 	var names []string
+	ports := v.ports()
 	for _, b := range v.sortedBridges() {
-		if !b.Internal && hasFamily(b.Network, ipv6) && gatewayMode(b.Network, ipv6) != "isolated" {
+		if len(ports[b.link.Index]) > 0 && !b.Internal && hasFamily(b.Network, ipv6) && gatewayMode(b.Network, ipv6) != "isolated" {
 			names = append(names, b.Name)
 		}
 	}
 	return names
+}
+
+// deadEndpoints finds containers whose packets wait for somebody of Docker's who is gone, or for a gateway. That another
+// machine on the link is off is its own business.
+func deadEndpoints(v *View) []hit {
+	var hits []hit
+	for i := range v.Losses {
+		l := &v.Losses[i]
+		hop, concerns := v.silent(l)
+		if l.Cause != "dead-endpoint" || l.Packets < perMinute || !l.victim() || l.restarting() || !concerns {
+			continue
+		}
+		h := v.lossHit(l)
+		if hop.IsValid() {
+			h.evidence = append(h.evidence, text("next hop", hop.String()+", the gateway"))
+			h.fill["destination"] = hop.String()
+		}
+		hits = append(hits, h)
+	}
+	return hits
+}
+
+// silent tells whether it is Docker's business that nobody answers for the next hop of lost packets, and which gateway that
+// is if it is one.
+func (v *View) silent(l *Loss) (gateway netip.Addr, concerns bool) {
+	to := l.Example.Destination
+	if !to.IsValid() {
+		return netip.Addr{}, false
+	}
+	if v.isGateway(to) {
+		return to, true
+	}
+	if l.ToContainer || v.inContainersSubnet(to) {
+		return netip.Addr{}, true
+	}
+	if l.Subject.Scope != enrich.ScopeContainer {
+		gateway = v.nextHop(to)
+		return gateway, gateway.IsValid()
+	}
+	n := v.network(l.Subject.Network)
+	if n == nil || contains(n.Subnets, to) {
+		return netip.Addr{}, false // on the link of a macvlan or ipvlan network
+	}
+	for _, g := range n.Gateways {
+		if g.Is6() == to.Is6() {
+			return g, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// isGateway tells whether an address is one that the host routes by, or a network's containers do.
+func (v *View) isGateway(a netip.Addr) bool {
+	return slices.ContainsFunc(v.Host.Routes, func(r loader.Route) bool { return r.Gateway == a }) ||
+		slices.ContainsFunc(v.Inventory.Networks, func(n enrich.Network) bool { return slices.Contains(n.Gateways, a) })
+}
+
+// nextHop is the gateway of the host's most specific route to an address; invalid: none, or the address is on the link.
+func (v *View) nextHop(to netip.Addr) netip.Addr {
+	best := loader.Route{Destination: netip.PrefixFrom(to, -1)}
+	for _, r := range v.Host.Routes {
+		if r.Destination.Contains(to) && r.Destination.Bits() > best.Destination.Bits() {
+			best = r
+		}
+	}
+	return best.Gateway
+}
+
+// unrouted finds containers that lost packets to a cause for want of a route, and those whose own processes could not even
+// send: then there is no packet to lose. For those on internal networks only it is meant so.
+func unrouted(cause string, internal bool) func(*View) []hit {
+	lost := losing(cause, perMinute)
+	return func(v *View) []hit {
+		hits := lost(v)
+		for i := range v.Inventory.Containers {
+			c := &v.Inventory.Containers[i]
+			refused := v.Rises[c.ID].OutNoRoutes
+			if refused < perMinute || c.NetworkMode == "none" || v.onInternalOnly(c) != internal {
+				continue
+			}
+			hits = merge(hits, unsent(c, refused))
+		}
+		return hits
+	}
+}
+
+// unsent is that a container's processes had no route for so many packets.
+func unsent(c *enrich.LiveContainer, packets uint64) hit {
+	h := hit{
+		subject:  of(c, "", enrich.ScopeContainer),
+		evidence: []Fact{number("IPv4 packets not sent", float64(packets), "in the last minute")},
+		fill:     map[string]string{"container": c.Name, "destination": "ADDRESS"},
+	}
+	if len(c.Endpoints) > 0 {
+		h.fill["network"] = c.Endpoints[0].Network
+	}
+	if len(c.Endpoints) == 1 {
+		h.subject.Network = c.Endpoints[0].Network
+	}
+	return h
+}
+
+// merge adds a hit: to the evidence of one that concerns the same subject.
+func merge(hits []hit, h hit) []hit {
+	for i := range hits {
+		if hits[i].subject == h.subject {
+			hits[i].evidence = append(hits[i].evidence, h.evidence...)
+			return hits
+		}
+	}
+	return append(hits, h)
+}
+
+// onInternalOnly tells whether no network of a container leads beyond it.
+func (v *View) onInternalOnly(c *enrich.LiveContainer) bool {
+	return len(c.Endpoints) > 0 && !slices.ContainsFunc(c.Endpoints, func(e enrich.Endpoint) bool {
+		n := v.network(e.Network)
+		return n == nil || !n.Internal
+	})
 }
 
 // addressed is an address on a network.
@@ -210,7 +331,7 @@ func (v *View) answers() map[addressed][6]byte {
 	}
 	all := make(map[addressed][6]byte)
 	for _, n := range v.Host.Neighbours {
-		if n.Failed || n.MAC == ([6]byte{}) {
+		if !n.Confirmed || n.MAC == ([6]byte{}) {
 			continue
 		}
 		for _, network := range networks[n.Device] {
@@ -221,7 +342,7 @@ func (v *View) answers() map[addressed][6]byte {
 }
 
 // isAnother tells whether a MAC address is that of somebody else than the holder who is there now. On a bridge it must be
-// one that is known: an entry of the table stays for as long as there is room, and may be of a container that is gone.
+// one that is known: right after a container is replaced, the one that is gone may still be believed.
 func (v *View) isAnother(mac [6]byte, h holder, network string) bool {
 	if h.mac == ([6]byte{}) || mac == h.mac || slices.Contains(v.macsOf(h.container.ID), mac) {
 		return false

@@ -57,10 +57,10 @@ func TestRules(t *testing.T) {
 // TestLosses covers all rules that drops alone can raise, for what one container lost, and just not.
 func TestLosses(t *testing.T) {
 	victims := map[string]uint64{ // and how many packets it takes
-		"filtered": 10, "foreign-program": 10, "rp-filter": 10, "direct-route-drop": 10, "unpublished-port": 10,
+		"filtered": 10, "docker-user": 10, "own-firewall": 10, "link-down": 10, "foreign-program": 10, "rp-filter": 10, "direct-route-drop": 10, "unpublished-port": 10,
 		"icc-false": 10, "internal-net": 10, "isolation-between-bridges": 10, "veth-down": 10, "mtu-bridge": 10, "hairpin": 10,
 		"csum-offload": 10, "v6-disabled": 10, "macvlan-host": 10, "no-route": 10, "localnet": 10, "ttl-loop": 100,
-		"dead-endpoint": 10, "neigh-queue": 10, "qdisc": 100, "no-memory": 10, "fragment-lost": 10, "unknown": 10,
+		"neigh-queue": 10, "qdisc": 100, "no-memory": 10, "fragment-lost": 10, "unknown": 10,
 	}
 	host := []string{"forward-policy-drop", "cpu-backlog", "ip-forward-off", "conntrack-full", "neigh-overflow"}
 	find := func(losses ...Loss) []Finding {
@@ -130,7 +130,7 @@ func TestLossDetails(t *testing.T) {
 	ping := loss("unknown", 50)
 	ping.Example.Protocol, ping.Example.SourcePort, ping.Example.DestinationPort = 1, 8, 0
 	arp := loss("dead-endpoint", 50)
-	arp.Example.EtherType = 0x0806
+	arp.Example.EtherType, arp.Example.Destination = 0x0806, addr("172.20.0.9")
 	program := loss("foreign-program", 50)
 	gone := loss("unpublished-port", 50)
 	gone.Example.ContainerID = "0123456789abcdef"
@@ -154,10 +154,10 @@ func TestLossDetails(t *testing.T) {
 	}
 	tcp := "172.20.0.2:40000 > 203.0.113.7:443 tcp"
 	want := map[string]detail{
-		"filtered":         {"", "iptables-save -c | grep -E -e '-j (DROP|REJECT)'"},
+		"filtered":         {"", "sh -c 'iptables-save -c; ip6tables-save -c; nft list ruleset' 2>/dev/null | grep -iwE 'drop|reject'"},
 		"no-route":         {tcp, "nsenter -t $(docker inspect -f '{{.State.Pid}}' shop-web-1) -n ip route get 203.0.113.7"},
 		"unknown":          {"172.20.0.2 > 203.0.113.7 icmp", "perf trace -a --event skb:kfree_skb sleep 10 2>&1 | grep -e some_function"},
-		"dead-endpoint":    {"172.20.0.2:40000 > 203.0.113.7:443 arp", "ip neigh show 203.0.113.7"},
+		"dead-endpoint":    {"172.20.0.2:40000 > 172.20.0.9:443 arp", "ip neigh show 172.20.0.9"},
 		"foreign-program":  {tcp, "bpftool net show dev br-f0f0f0f0f0f0"},
 		"unpublished-port": {tcp, "docker port 0123456789ab"},
 		"qdisc":            {tcp, `tc -s qdisc show dev ''\'';reboot;'\'''`},
@@ -180,12 +180,91 @@ func TestRestartIsNotDeath(t *testing.T) {
 	} {
 		for _, cause := range []string{"dead-endpoint", "neigh-queue"} {
 			l := loss(cause, 50)
+			l.Example.Destination = addr("172.20.0.9")
 			c.change(&l)
 			view := healthy()
 			view.Losses = []Loss{l}
 			if all := look(NewBoard(Config{Hold: time.Minute}), view, 0); len(all) != c.expected {
 				t.Errorf("%s, %s: found %+v", cause, c.name, all)
 			}
+		}
+	}
+}
+
+// TestDeadEndpoint covers whose business a silent neighbour is.
+func TestDeadEndpoint(t *testing.T) {
+	const inWeb = "nsenter -t $(docker inspect -f '{{.State.Pid}}' shop-web-1) -n "
+	behind := func(v *View) { // a route by way of a machine of the LAN, into the range of a broader one without, and so on
+		v.Host.Routes = append(v.Host.Routes,
+			loader.Route{Destination: prefix("198.51.100.0/24"), Device: uplinkIndex},
+			loader.Route{Destination: prefix("198.51.100.128/25"), Device: uplinkIndex, Gateway: addr("192.168.1.9")},
+			loader.Route{Destination: prefix("198.51.0.0/16"), Device: uplinkIndex, Gateway: addr("192.168.1.8")})
+	}
+	for _, c := range []struct {
+		name    string
+		to      string
+		network string // inside a container that is on it; "" on the host
+		change  func(*View)
+		hop     string // the gateway that is named; "" none
+		confirm string // "" nothing is raised
+	}{
+		{"in the container's own network", "172.20.0.9", "front", nil, "", inWeb + "ip neigh show 172.20.0.9"},
+		{"in another's", "172.18.0.9", "", nil, "", "ip neigh show 172.18.0.9"},
+		{"in an overlay", "10.9.1.9", "stack_back", nil, "", inWeb + "ip neigh show 10.9.1.9"},
+		{"on the LAN", "192.168.1.50", "", nil, "", ""},
+		{"on the LAN, by macvlan", "192.168.1.50", "lan", nil, "", ""},
+		{"a container that was there, by macvlan", "192.168.1.50", "lan", func(v *View) { v.Losses[0].ToContainer = true }, "", inWeb + "ip neigh show 192.168.1.50"},
+		{"the host's gateway", "192.168.1.1", "", nil, "192.168.1.1", "ip neigh show 192.168.1.1"},
+		{"behind a gateway", "198.51.100.200", "", behind, "192.168.1.9", "ip neigh show 192.168.1.9"},
+		{"beside the network behind a gateway", "198.51.100.7", "", behind, "", ""},
+		{"behind a gateway, by macvlan", "198.51.100.7", "lan", func(v *View) {
+			v.network("lan").Gateways = []netip.Addr{addr("2001:db8::1"), addr("192.168.1.3")}
+		}, "192.168.1.3", inWeb + "ip neigh show 192.168.1.3"},
+		{"behind a gateway of a network that is not known", "198.51.100.7", "gone", nil, "", ""},
+		{"where no route leads", "2001:db8::7", "", nil, "", ""},
+		{"nobody knows where", "", "", nil, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := loss("dead-endpoint", 10)
+			l.Example.Destination, _ = netip.ParseAddr(c.to)
+			if c.network != "" {
+				l.Subject.Network, l.Subject.Scope = c.network, enrich.ScopeContainer
+			}
+			view := healthy()
+			view.Losses = []Loss{l}
+			if c.change != nil {
+				c.change(&view)
+			}
+			var hop, confirm string
+			for _, f := range look(NewBoard(Config{Hold: time.Minute}), view, 0) {
+				confirm = f.Confirm
+				if last := f.Evidence[len(f.Evidence)-1]; last.Name == "next hop" {
+					hop = last.Text
+				}
+			}
+			wantHop := ""
+			if c.hop != "" {
+				wantHop = c.hop + ", the gateway"
+			}
+			if confirm != c.confirm || hop != wantHop {
+				t.Errorf("confirmed by %q, next hop %q; want %q, %q", confirm, hop, c.confirm, wantHop)
+			}
+			view.Losses[0].Packets--
+			if all := look(NewBoard(Config{Hold: time.Minute}), view, 0); len(all) != 0 {
+				t.Errorf("too few: found %+v", all)
+			}
+		})
+	}
+}
+
+// TestLeakSettles: who has a route back may need a moment to show it.
+func TestLeakSettles(t *testing.T) {
+	view := healthy()
+	view.Leaks = []Leak{{Subject: webOn("front", enrich.ScopeHost, ""), Packets: 1000}}
+	view.Leaks[0].Example.Source = addr("172.20.0.2")
+	for length, want := range map[time.Duration]int{0: 0, settle: 1} {
+		if all := look(NewBoard(Config{Hold: time.Minute}), view, length); len(all) != want {
+			t.Errorf("after %s: found %+v", length, all)
 		}
 	}
 }
@@ -198,7 +277,8 @@ func filteringCases() []ruleCase {
 		}}
 	}
 	const sysctl = "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables"
-	const nat = "iptables-save -t nat | grep -e MASQUERADE -e SNAT"
+	const nat = "sh -c 'iptables-save -t nat; ip6tables-save -t nat; nft list ruleset' 2>/dev/null | grep -iwE 'masquerade|snat'"
+	unsent := func(v *View) { v.Rises[webID] = Rise{OutNoRoutes: 10} }
 	return []ruleCase{
 		{
 			"icc=false is not enforced", func(v *View) {
@@ -232,6 +312,24 @@ func filteringCases() []ruleCase {
 			one("iptables-false", webOn("front", enrich.ScopeHost, ""), nat,
 				number("packets untranslated", 10, "in the last minute"),
 				text("example", "172.20.0.2 > 8.8.8.8 udp"), text("left by", "eth0")),
+		},
+		{
+			"internal, and programs try to get out", func(v *View) {
+				unsent(v)
+				v.network("front").Internal = true
+			},
+			one("internal-net", webOn("front", enrich.ScopeContainer, ""), "docker network inspect -f '{{.Internal}}' front",
+				number("IPv4 packets not sent", 10, "in the last minute")),
+		},
+		{
+			"internal, of two networks", func(v *View) {
+				unsent(v)
+				v.network("front").Internal, v.network("lan").Internal = true, true
+				web := containerOf(v, webID)
+				web.Endpoints = append(web.Endpoints, enrich.Endpoint{NetworkID: "n7", Network: "lan"})
+			},
+			one("internal-net", webOn("", enrich.ScopeContainer, ""), "docker network inspect -f '{{.Internal}}' front",
+				number("IPv4 packets not sent", 10, "in the last minute")),
 		},
 		{"untranslated leftovers of connections", func(v *View) { leak(v, "front", 1000, 991) }, nil},
 		{"untranslated on purpose", func(v *View) {
@@ -339,14 +437,15 @@ func addPorts(v *View, n int) {
 
 func routeCases() []ruleCase {
 	const sysctl = "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"
+	const inWeb = "nsenter -t $(docker inspect -f '{{.State.Pid}}' shop-web-1) -n "
 	answered := func(v *View, device int, address string, mac [6]byte) {
-		v.Host.Neighbours = []loader.Neighbour{{Device: device, Address: addr(address), MAC: mac}}
+		v.Host.Neighbours = []loader.Neighbour{{Device: device, Address: addr(address), MAC: mac, Confirmed: true}}
 	}
 	route := func(v *View, destination string, device int) {
 		v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix(destination), Device: device, Protocol: "static"})
 	}
 	overlaps := func(route string) []raised {
-		return one("route-overlap", onNetwork("front"), "ip route show | grep -e br-f0f0f0f0f0f0 -e tun0",
+		return one("route-overlap", onNetwork("front"), "sh -c 'ip -4 route; ip -6 route' | grep -e br-f0f0f0f0f0f0 -e tun0",
 			text("subnet", "172.20.0.0/16"), text("route", route+" dev tun0 proto static"))
 	}
 	advertised := func(v *View) { v.Host.RouterAdvertised6 = []int{frontIndex, uplinkIndex, 999} }
@@ -374,6 +473,52 @@ func routeCases() []ruleCase {
 			one("ip-forward-off", onTheHost(""), sysctl, text("net.ipv6.conf.all.forwarding", "off"),
 				text("networks that need it", "front")),
 		},
+		{
+			"forwarding off, nobody on the default bridge", func(v *View) {
+				v.Host.Forwarding4 = loader.Off
+				for _, port := range []int{buildPort, 15} {
+					v.link(port).Master = 0
+				}
+			},
+			one("ip-forward-off", onTheHost(""), sysctl, text("net.ipv4.ip_forward", "off"),
+				text("networks that need it", "docker_gwbridge, front")),
+		},
+		{"forwarding off, nobody on any bridge", func(v *View) {
+			v.Host.Forwarding4 = loader.Off
+			for i := range v.Host.Links {
+				v.Host.Links[i].Master = 0
+			}
+			v.Containers = nil
+		}, nil},
+		{
+			"a program has no route", func(v *View) { v.Rises[webID] = Rise{OutNoRoutes: 10} },
+			one("no-route", webOn("front", enrich.ScopeContainer, ""), inWeb+"ip route get ADDRESS",
+				number("IPv4 packets not sent", 10, "in the last minute")),
+		},
+		{
+			"a program has no route, and packets are lost", func(v *View) {
+				l := loss("no-route", 50)
+				l.Subject.Scope = enrich.ScopeContainer
+				v.Losses = []Loss{l}
+				v.Rises[webID] = Rise{OutNoRoutes: 10}
+			},
+			one("no-route", webOn("front", enrich.ScopeContainer, ""), inWeb+"ip route get 203.0.113.7",
+				append(lossFacts(50), number("IPv4 packets not sent", 10, "in the last minute"))...),
+		},
+		{
+			"a program has no route, on internal and other networks", func(v *View) {
+				v.Rises[webID] = Rise{OutNoRoutes: 10}
+				v.network("front").Internal = true
+				web := containerOf(v, webID)
+				web.Endpoints = append(web.Endpoints, enrich.Endpoint{NetworkID: "n7", Network: "lan"})
+			},
+			one("no-route", webOn("", enrich.ScopeContainer, ""), inWeb+"ip route get ADDRESS",
+				number("IPv4 packets not sent", 10, "in the last minute")),
+		},
+		{"a program without any network has no route", func(v *View) {
+			v.Rises[webID] = Rise{OutNoRoutes: 1000}
+			containerOf(v, webID).NetworkMode = "none"
+		}, nil},
 		{"IPv6 forwarding off without IPv6", func(v *View) { v.Host.Forwarding6 = loader.Off }, nil},
 		{"forwarding not known", func(v *View) { v.Host.Forwarding4 = loader.Absent }, nil},
 		{"forwarding off, internal networks only", func(v *View) {
@@ -411,6 +556,10 @@ func routeCases() []ruleCase {
 			}, "ip neigh show 192.168.1.77", text("address", "192.168.1.77"), text("container", "printer"),
 				text("its MAC address", "02:42:00:00:00:04"), text("answered by", "02:42:00:00:00:ca")),
 		},
+		{"another container answered once", func(v *View) {
+			answered(v, frontIndex, "172.20.0.2", mac(2))
+			v.Host.Neighbours[0].Confirmed = false
+		}, nil},
 		{"the container has another MAC by now", func(v *View) {
 			answered(v, frontIndex, "172.20.0.2", mac(50))
 			v.Containers[webID].Links[0].MAC = mac(50)
@@ -428,7 +577,7 @@ func routeCases() []ruleCase {
 		}, nil},
 		{
 			"router advertisements ignored", advertised,
-			one("v6-ra-lost", onTheHost("eth0"), "sysctl net.ipv6.conf.eth0.accept_ra net.ipv6.conf.eth0.forwarding",
+			one("v6-ra-lost", onTheHost("eth0"), "sysctl net/ipv6/conf/eth0/accept_ra net/ipv6/conf/eth0/forwarding",
 				text("device", "eth0"), text("forwarding", "on"), number("accept_ra", 1, ""), text("IPv6 default route", "none")),
 		},
 		{"router advertisements not needed", func(v *View) {
@@ -452,6 +601,11 @@ func tableCases() []ruleCase {
 			one("neigh-overflow", onTheHost(""), neighbours, number("IPv4 entries", 1000, ""), number("IPv4 limit", 1024, ""),
 				number("IPv6 entries", 871, ""), number("IPv6 limit", 1024, "")),
 		},
+		{
+			"neighbours refused", func(v *View) { v.NeighboursRefused = 10 },
+			one("neigh-overflow", onTheHost(""), neighbours, number("entries refused", 10, "in the last minute")),
+		},
+		{"few neighbours refused", func(v *View) { v.NeighboursRefused = 9 }, nil},
 		{"many neighbours", func(v *View) { v.Host.Neighbours4.Entries, v.Host.Neighbours6.Entries = 870, 870 }, nil},
 		{
 			"slow to accept", func(v *View) { v.Rises[webID] = Rise{ListenOverflows: 10, ListenDrops: 11} },
@@ -533,6 +687,10 @@ func publishedCases() []ruleCase {
 		{"published on loopback, reached where anybody may", func(v *View) {
 			inbound(v, dbID, 5432, "front", "192.168.1.77", 300)
 			v.network("front").GatewayMode4 = "nat-unprotected"
+		}, nil},
+		{"published on loopback, reached by a device that is trusted", func(v *View) {
+			inbound(v, dbID, 5432, "front", "192.168.1.77", 300)
+			v.network("front").Trusted = "eth0"
 		}, nil},
 		{"published on loopback and elsewhere", func(v *View) {
 			inbound(v, dbID, 5432, "front", "192.168.1.77", 300)

@@ -26,7 +26,7 @@ func tableRules() []rule {
 				Title:   "The neighbour (ARP) table is full, or nearly so.",
 				Remedy:  "Raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (and those of ipv6). The table is one for all namespaces of the host.",
 				Confirm: "ip -s ntable show name arp_cache",
-				Basis:   "entries of the kernel's neighbour tables beside gc_thresh3, and packets that the kernel dropped because an entry could not be made",
+				Basis:   "entries of the kernel's neighbour tables beside gc_thresh3, the rise of its own count of entries refused, and packets that the kernel dropped because an entry could not be made",
 			},
 			find: neighboursFull,
 		},
@@ -115,6 +115,9 @@ func conntrackFull(v *View) []hit {
 
 func neighboursFull(v *View) []hit {
 	facts := append(fullness("IPv4", v.Host.Neighbours4), fullness("IPv6", v.Host.Neighbours6)...)
+	if v.NeighboursRefused >= perMinute {
+		facts = append(facts, number("entries refused", float64(v.NeighboursRefused), "in the last minute"))
+	}
 	lost, fill := v.hostLosses("neigh-overflow", perMinute)
 	return onHost(append(facts, lost...), fill)
 }

@@ -129,6 +129,14 @@ func (v *View) inDockerSubnet(address netip.Addr) bool {
 	return false
 }
 
+// inContainersSubnet tells whether an address belongs to a network that only containers are on: of bridge networks, and
+// overlays.
+func (v *View) inContainersSubnet(address netip.Addr) bool {
+	return slices.ContainsFunc(v.Inventory.Networks, func(n enrich.Network) bool {
+		return n.Driver != "macvlan" && n.Driver != "ipvlan" && contains(n.Subnets, address)
+	})
+}
+
 // onNetwork is a network as a subject.
 func onNetwork(name string) Subject {
 	return Subject{Identity: enrich.Identity{Network: name}, Scope: enrich.ScopeHost}

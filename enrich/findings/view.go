@@ -25,6 +25,8 @@ type View struct {
 	Leaks   []Leak
 	Inbound []Inbound
 	Rises   map[string]Rise // by ID of the container that owns the namespace
+	// NeighboursRefused is how often an entry of the kernel's neighbour tables was refused for want of room.
+	NeighboursRefused uint64
 
 	Config Config
 }
@@ -47,10 +49,11 @@ type Loss struct {
 	Example     enrich.Drop // the latest of them
 }
 
-// Leak is what one container sent out of the host under its private address within the Window.
+// Leak is what one container sent out of the host under its private address within the Window, to where no answer came
+// from.
 type Leak struct {
 	Subject Subject
-	Packets uint64 // all
+	Packets uint64 // all; a lower bound while answers begin to come
 	Resets  uint64 // of these, RST and FIN segments: leftovers of connections that NAT has forgotten
 	Example loader.Egress
 }
@@ -69,5 +72,5 @@ type Inbound struct {
 type Rise struct {
 	ListenOverflows uint64
 	ListenDrops     uint64
-	OutNoRoutes     uint64
+	OutNoRoutes     uint64 // see loader.NetnsState
 }

@@ -14,10 +14,12 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// The Window is counted in slots: what leaves it leaves a slot at a time.
+// The Window is counted in slots: what leaves it leaves a slot at a time. One more is for what is counted while a view is
+// made: its time is later than the view's.
 const (
 	slots      = 12
 	slotLength = Window / slots
+	allSlots   = slots + 1
 )
 
 // Bounds of what is kept. A key is a victim and a cause, a container and its network, a container and its port; a host with
@@ -27,12 +29,15 @@ const (
 	maxLeaks   = 1024
 	maxInbound = 4096
 	maxNetns   = 4096
-	maxTargets = 8 // destinations that a loss remembers
+	maxTargets = 8 // destinations that a loss or a leak remembers
 )
 
 // repeatAfter is how long after the first loss to a destination another one counts as repeated. Counts are read every
 // second or so; who learns the path's MTU from the first answer has done so long before.
 const repeatAfter = 2 * time.Second
+
+// forgetAfter is how long a destination without losses is remembered at least, though others need its place.
+const forgetAfter = 15 * time.Second
 
 // Recent keeps what happened within the last Window, in bounded memory: what concerns more victims than fit is only
 // counted. Its methods may be called concurrently, with times that do not go back. Adding takes the same time however much
@@ -44,6 +49,7 @@ type Recent struct {
 	inbound   bounded[inboundKey, inboundEntry]
 	listening bounded[string, listenEntry] // by ID of the container that owns the namespace
 	addresses map[netip.Addr]time.Time     // of containers, and when they last had them
+	tables    [2]refusals                  // of neighbours, IPv4 and IPv6
 }
 
 // NewRecent makes an empty one.
@@ -68,7 +74,6 @@ type lossEntry struct {
 	packets  slotted
 	repeated slotted
 	targets  [maxTargets]target
-	next     int // of targets to be overwritten
 	example  enrich.Drop
 	first    time.Time
 	last     time.Time
@@ -85,6 +90,14 @@ type leakEntry struct {
 	packets slotted
 	resets  slotted
 	example loader.Egress
+	targets [maxTargets]leakTarget
+}
+
+// leakTarget is where packets leaked to.
+type leakTarget struct {
+	remote   netip.Addr
+	last     time.Time
+	answered time.Time // when something last came back
 }
 
 type inboundKey struct {
@@ -105,6 +118,13 @@ type listenEntry struct {
 	overflows slotted
 	drops     slotted
 	noRoutes  slotted
+}
+
+// refusals is how often a table refused an entry.
+type refusals struct {
+	known  bool
+	before uint64 // since boot
+	recent slotted
 }
 
 // AddDrops takes in drops. What is the application's business, or nobody's, is left out: no finding comes of it.
@@ -138,30 +158,40 @@ func (e *lossEntry) add(d *enrich.Drop, now time.Time) {
 	}
 }
 
-// lostBefore returns when packets were first lost between a drop's ends, and remembers these.
+// lostBefore returns when packets were first lost between a drop's ends, and remembers these if there is a place. Whoever
+// may repeat keeps his: of a server's many clients the latest would push out all others before they come again.
 func (e *lossEntry) lostBefore(d *enrich.Drop, now time.Time) time.Time {
+	oldest := &e.targets[0]
 	for i := range e.targets {
 		t := &e.targets[i]
-		if t.source != d.Source || t.destination != d.Destination || now.Sub(t.last) >= Window {
-			continue
+		if t.source == d.Source && t.destination == d.Destination && now.Sub(t.last) < Window {
+			t.last = now
+			return t.first
 		}
-		t.last = now
-		return t.first
+		if t.last.Before(oldest.last) {
+			oldest = t
+		}
 	}
-	e.targets[e.next] = target{d.Source, d.Destination, now, now}
-	e.next = (e.next + 1) % maxTargets
+	if now.Sub(oldest.last) >= forgetAfter {
+		*oldest = target{d.Source, d.Destination, now, now}
+	}
 	return now
 }
 
-// AddFlows takes in flows. Of interest is only what came from outside to a port of a container. Who began is not known;
-// the lower port is taken for the server's.
+// AddFlows takes in flows. Of interest is only what came from outside to a port of a container, or in answer to what it
+// leaks. Who began is not known; the lower port is taken for the server's.
 func (r *Recent) AddFlows(flows []enrich.Flow, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range flows {
 		f := &flows[i]
-		if f.Via != enrich.ViaContainer || f.Peer.Service != enrich.External || f.RX.Packets == 0 ||
-			f.LocalPort == 0 || f.LocalPort > f.RemotePort || !hasPorts(f.Protocol) {
+		if f.Via != enrich.ViaContainer || f.Peer.Service != enrich.External || f.RX.Packets == 0 {
+			continue
+		}
+		if e := r.leaks.entries[leakOf(f.Identity)]; e != nil {
+			e.answer(f.Remote, now)
+		}
+		if f.LocalPort == 0 || f.LocalPort >= f.RemotePort || !hasPorts(f.Protocol) { // of equal ones (NTP) neither is the server's
 			continue
 		}
 		key := inboundKey{Subject{Identity: f.Identity, Scope: f.Scope}, f.ContainerID, f.LocalPort, f.Protocol}
@@ -181,13 +211,57 @@ func (r *Recent) AddEgress(egress []enrich.Egress, now time.Time) {
 		if out.ContainerID == "" {
 			continue
 		}
-		key := Subject{Identity: out.Identity, Scope: enrich.ScopeHost}
-		if e := r.leaks.entry(key, out.Counts.Packets); e != nil {
+		if e := r.leaks.entry(leakOf(out.Identity), out.Counts.Packets); e != nil && e.counts(out.Destination, now) {
 			e.packets.add(now, out.Counts.Packets)
 			e.resets.add(now, out.Resets)
 			e.example = out.Egress
 		}
 	}
+}
+
+// leakOf is a container on a network that leaks.
+func leakOf(i enrich.Identity) Subject { return Subject{Identity: i, Scope: enrich.ScopeHost} }
+
+// counts tells whether a packet for a destination is lost as far as is known, and remembers the destination if there is a
+// place. One that answers has a route for the private address. Once there are such, only remembered ones count.
+func (e *leakEntry) counts(to netip.Addr, now time.Time) bool {
+	oldest := &e.targets[0]
+	for i := range e.targets {
+		t := &e.targets[i]
+		if t.remote == to && now.Sub(t.last) < Window {
+			t.last = now
+			return now.Sub(t.answered) >= Window
+		}
+		if t.last.Before(oldest.last) {
+			oldest = t
+		}
+	}
+	if now.Sub(oldest.last) >= forgetAfter {
+		*oldest = leakTarget{remote: to, last: now}
+		return true
+	}
+	return !e.isAnswered(now)
+}
+
+// answer notes that something came from a remote address. What was counted until the first answer may have been for it, so
+// the count begins anew then.
+func (e *leakEntry) answer(from netip.Addr, now time.Time) {
+	for i := range e.targets {
+		t := &e.targets[i]
+		if t.remote != from || now.Sub(t.last) >= Window {
+			continue
+		}
+		if now.Sub(t.answered) >= Window {
+			e.packets, e.resets = slotted{}, slotted{}
+		}
+		t.answered = now
+		return
+	}
+}
+
+// isAnswered tells whether any destination sent something back within the Window.
+func (e *leakEntry) isAnswered(now time.Time) bool {
+	return slices.ContainsFunc(e.targets[:], func(t leakTarget) bool { return now.Sub(t.answered) < Window })
 }
 
 // AddNetns takes in the counters of a container's namespace, which rise while it lives. What they had risen to before they
@@ -215,7 +289,7 @@ func risen(before, now uint64) uint64 {
 	return now - before
 }
 
-// Fill sets what the view has of the Window before view.Now, in a fixed order. The view's inventory must be there.
+// Fill sets what the view has of the Window before view.Now, in a fixed order. The view's inventory and host must be there.
 func (r *Recent) Fill(view *View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -224,6 +298,7 @@ func (r *Recent) Fill(view *View) {
 	view.Leaks = r.leaked(view.Now)
 	view.Inbound = r.came(view.Now)
 	view.Rises = r.risen(view.Now)
+	view.NeighboursRefused = r.refused(view)
 }
 
 // noteAddresses remembers who had which address within the Window.
@@ -270,8 +345,10 @@ func (r *Recent) lost(now time.Time) (all []Loss) {
 func (r *Recent) leaked(now time.Time) (all []Leak) {
 	for subject, e := range r.leaks.entries {
 		packets, _ := e.packets.sum(now)
-		if packets == 0 {
+		if packets == 0 && !e.isAnswered(now) {
 			delete(r.leaks.entries, subject)
+		}
+		if packets == 0 {
 			continue
 		}
 		resets, _ := e.resets.sum(now)
@@ -316,6 +393,22 @@ func (r *Recent) risen(now time.Time) map[string]Rise {
 	return all
 }
 
+// refused is how often the neighbour tables refused an entry. What they had before they were first seen is not recent.
+func (r *Recent) refused(view *View) (sum uint64) {
+	for i, t := range []loader.Table{view.Host.Neighbours4, view.Host.Neighbours6} {
+		e := &r.tables[i]
+		if t.Limit > 0 { // else it could not be read
+			if e.known {
+				e.recent.add(view.Now, risen(e.before, t.Overflows))
+			}
+			e.known, e.before = true, t.Overflows
+		}
+		recent, _ := e.recent.sum(view.Now)
+		sum += recent
+	}
+	return sum
+}
+
 // Overflow says how many packets concerned somebody for whom there was no room, since the start.
 func (r *Recent) Overflow() []loader.Loss {
 	r.mu.Lock()
@@ -353,14 +446,14 @@ func (b *bounded[K, E]) entry(key K, packets uint64) *E {
 }
 
 // slotted is a count of the last Window.
-type slotted [slots]struct {
+type slotted [allSlots]struct {
 	number  int64 // of the slot, since 1970
 	packets uint64
 }
 
 func (s *slotted) add(now time.Time, packets uint64) {
 	number := slotNumber(now)
-	slot := &s[number%slots]
+	slot := &s[number%allSlots]
 	if slot.number != number {
 		slot.number, slot.packets = number, 0
 	}
@@ -369,9 +462,9 @@ func (s *slotted) add(now time.Time, packets uint64) {
 
 // sum returns the count, and when the oldest slot began that has any of it.
 func (s *slotted) sum(now time.Time) (packets uint64, oldest time.Time) {
-	newest := slotNumber(now) + 1 // what is counted while a view is made has a later time than the view
-	for number := newest - slots + 1; number <= newest; number++ {
-		slot := &s[number%slots]
+	current := slotNumber(now)
+	for number := current - slots + 1; number <= current+1; number++ {
+		slot := &s[number%allSlots]
 		if slot.number != number || slot.packets == 0 {
 			continue
 		}

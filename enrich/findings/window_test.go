@@ -100,22 +100,37 @@ func TestRecentTellsWhoAdapts(t *testing.T) {
 		return []enrich.Drop{d}
 	}
 	r := NewRecent()
-	for i := range 50 { // to a new destination each second
+	for i := range 50 { // to a new destination each second; the last of those with a place is forgotten at 65
 		r.AddDrops(to(byte(i), 10), at(i))
 		r.AddDrops(to(byte(i), 10), at(i).Add(1900*time.Millisecond))
 	}
 	if got := filled(r, 52).Losses[0].Repeated; got != 0 {
 		t.Errorf("%d repeated to destinations that were new", got)
 	}
-	r.AddDrops(to(200, 10), at(52))
-	r.AddDrops(to(200, 1), at(54))
-	r.AddDrops(to(200, 1), at(70))
-	if got := filled(r, 70).Losses[0].Repeated; got != 2 {
+	r.AddDrops(to(200, 10), at(66))
+	r.AddDrops(to(200, 1), at(68))
+	r.AddDrops(to(200, 1), at(84))
+	if got := filled(r, 84).Losses[0].Repeated; got != 2 {
 		t.Errorf("%d repeated, want 2", got)
 	}
 	r.AddDrops(to(200, 10), at(300))
 	if got := filled(r, 300).Losses[0].Repeated; got != 0 {
 		t.Errorf("%d repeated long after", got)
+	}
+}
+
+// TestRecentTellsWhoOfManyAdapts has a server whose clients do not adapt, more of them than are remembered.
+func TestRecentTellsWhoOfManyAdapts(t *testing.T) {
+	r := NewRecent()
+	for second := range 30 {
+		for client := range byte(5 * maxTargets) {
+			d := dropped("mtu-route", webID, 1)
+			d.Destination = netip.AddrFrom4([4]byte{203, 0, 113, client})
+			r.AddDrops([]enrich.Drop{d}, at(second))
+		}
+	}
+	if got, want := filled(r, 30).Losses[0].Repeated, uint64(28*maxTargets); got != want {
+		t.Errorf("%d repeated, want %d", got, want)
 	}
 }
 
@@ -160,6 +175,54 @@ func TestRecentLeaks(t *testing.T) {
 	}
 }
 
+// TestRecentLeaksAnswered has a container that sends to a site with routes back, and to others without.
+func TestRecentLeaksAnswered(t *testing.T) {
+	r := NewRecent()
+	site, other := addr("10.50.0.1"), addr("198.51.100.1")
+	out := func(to netip.Addr, packets uint64, seconds int) {
+		e := enrich.Egress{Identity: webOn("front", "", "").Identity, ContainerID: webID}
+		e.Source, e.Destination, e.Counts.Packets = addr("172.20.0.2"), to, packets
+		r.AddEgress([]enrich.Egress{e}, at(seconds))
+	}
+	back := func(from netip.Addr, seconds int) {
+		f := enrich.Flow{Identity: webOn("front", "", "").Identity, ContainerID: webID, Via: enrich.ViaContainer}
+		f.Peer, f.Remote, f.RX.Packets = enrich.Peer{Service: enrich.External}, from, 1
+		f.Protocol = 1
+		r.AddFlows([]enrich.Flow{f}, at(seconds))
+	}
+	require := func(seconds int, want uint64, example netip.Addr) {
+		t.Helper()
+		var packets uint64
+		var to netip.Addr
+		for _, l := range filled(r, seconds).Leaks {
+			packets, to = l.Packets, l.Example.Destination
+		}
+		if packets != want || to != example {
+			t.Errorf("at %d s: %d packets, to %v; want %d, %v", seconds, packets, to, want, example)
+		}
+	}
+	out(site, 100, 0)
+	require(0, 100, site)
+	back(addr("203.0.113.9"), 1) // a client of the container's: nothing leaked there
+	require(1, 100, site)
+	back(site, 2)
+	out(site, 100, 3)
+	require(3, 0, netip.Addr{})
+	out(other, 20, 4)
+	out(site, 100, 5)
+	back(site, 5)
+	require(5, 20, other)
+	for i := range byte(2 * maxTargets) { // more than are remembered
+		out(netip.AddrFrom4([4]byte{198, 51, 100, 10 + i}), 1, 6)
+	}
+	require(6, 20+maxTargets-2, netip.AddrFrom4([4]byte{198, 51, 100, 10 + maxTargets - 3}))
+	out(site, 7, 70) // no answer for more than the Window
+	require(70, 7, site)
+	if filled(r, 200); len(r.leaks.entries) != 0 {
+		t.Error("a leak that has ended is kept")
+	}
+}
+
 func TestRecentInbound(t *testing.T) {
 	flow := func(change func(*enrich.Flow)) enrich.Flow {
 		f := enrich.Flow{Identity: webOn("front", "", "").Identity, ContainerID: webID, Scope: enrich.ScopeContainer, Via: enrich.ViaContainer}
@@ -175,7 +238,8 @@ func TestRecentInbound(t *testing.T) {
 	r.AddFlows([]enrich.Flow{
 		flow(nil),
 		flow(func(f *enrich.Flow) { f.RemotePort = 50001 }),
-		flow(func(f *enrich.Flow) { f.LocalPort, f.RemotePort = 40000, 443 }), // the container is the client
+		flow(func(f *enrich.Flow) { f.LocalPort, f.RemotePort = 40000, 443 }),               // the container is the client
+		flow(func(f *enrich.Flow) { f.LocalPort, f.RemotePort, f.Protocol = 123, 123, 17 }), // NTP: nobody's port
 		flow(func(f *enrich.Flow) { f.RX.Packets = 0 }),
 		flow(func(f *enrich.Flow) { f.Peer.Service = enrich.Host }),
 		flow(func(f *enrich.Flow) { f.Peer = enrich.Peer{Service: "db", Local: true} }),
@@ -219,6 +283,25 @@ func TestRecentRises(t *testing.T) {
 	if len(r.listening.entries) != 0 {
 		t.Error("a namespace that is gone is kept")
 	}
+}
+
+func TestRecentRefusals(t *testing.T) {
+	r := NewRecent()
+	require := func(seconds int, want, ipv4, ipv6 uint64, limit int) {
+		t.Helper()
+		view := healthy()
+		view.Now = at(seconds)
+		view.Host.Neighbours4 = loader.Table{Limit: limit, Overflows: ipv4}
+		view.Host.Neighbours6 = loader.Table{Limit: limit, Overflows: ipv6}
+		if r.Fill(&view); view.NeighboursRefused != want {
+			t.Errorf("at %d s: %d refused, want %d", seconds, view.NeighboursRefused, want)
+		}
+	}
+	require(0, 0, 500, 50, 1024) // since boot
+	require(5, 7, 504, 53, 1024)
+	require(10, 7, 0, 0, 0) // could not be read
+	require(15, 8, 505, 53, 1024)
+	require(80, 0, 505, 53, 1024)
 }
 
 func TestRecentIsBounded(t *testing.T) {

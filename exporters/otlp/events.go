@@ -192,7 +192,7 @@ func endAttributes(d *enrich.Drop) []attribute.KeyValue {
 	default:
 		return list // ARP
 	}
-	list = appendLabel(list, "protocol", exporters.ProtocolName(d.Protocol))
+	list = appendLabel(list, "protocol", enrich.ProtocolName(d.Protocol))
 	if d.Protocol == unix.IPPROTO_TCP || d.Protocol == unix.IPPROTO_UDP || d.Protocol == unix.IPPROTO_SCTP {
 		list = append(list, semconv.NetworkLocalPort(int(local.Port())), semconv.NetworkPeerPort(int(peer.Port())))
 	}
