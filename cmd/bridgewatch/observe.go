@@ -34,6 +34,7 @@ func observe(ctx context.Context, log *slog.Logger, duration time.Duration) (api
 	if err != nil {
 		return api.Findings{}, err
 	}
+	board.Observed = duration
 	store := exporters.NewStore(exporters.StoreConfig{Limit: defaults.SeriesLimit, Retention: defaults.Retention, Now: time.Now})
 	agent, err := openAgent(log, store, &defaults, board)
 	if err != nil {

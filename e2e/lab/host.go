@@ -68,7 +68,7 @@ func Main(m *testing.M) int {
 }
 
 // hostTimeout ends a test that hangs, in time for its output to be seen.
-const hostTimeout = 8 * time.Minute
+const hostTimeout = 10 * time.Minute
 
 // atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
 const atOnce = 3

@@ -19,6 +19,7 @@ type Config struct {
 	Hold        time.Duration // how long a finding stays after its evidence has gone, so that it does not flap
 	UnusedAfter time.Duration // how old a network must be to be called unused; 0: none is
 	Ignore      []Ignore      // states that the operator accepts everywhere
+	Observed    time.Duration // how long packets have been counted for at the last look; 0: for a Window or longer
 	RunbookBase string        // address that a runbook's name is appended to
 }
 

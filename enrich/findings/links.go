@@ -138,7 +138,7 @@ const mayRepeat = 3
 // ignoresPathMTU tells whether a container goes on sending what it was told is too big. That the first packets to a new
 // destination are dropped and answered is how a path's MTU is found (RFC 1191). It is so all day where the uplink's MTU is
 // below the 1500 of Docker's default: 1460 on GCE, 1420 with WireGuard.
-func ignoresPathMTU(l *Loss) bool { return l.Cause == "mtu-route" && l.Repeated >= mayRepeat }
+func ignoresPathMTU(_ *View, l *Loss) bool { return l.Cause == "mtu-route" && l.Repeated >= mayRepeat }
 
 // spread is how MTUs of several devices differ.
 type spread struct {

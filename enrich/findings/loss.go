@@ -26,25 +26,37 @@ const etherARP = 0x0806
 
 // losing finds the containers that lost so many packets for a cause.
 func losing(cause string, packets uint64) func(*View) []hit {
-	return losses(func(l *Loss) bool { return l.Cause == cause && l.Packets >= packets })
+	return losses(func(v *View, l *Loss) bool { return l.Cause == cause && v.enough(l.Packets, packets) })
 }
 
 // losingToDead is losing, but for packets to a container that was there a moment ago, and may be again at once.
 func losingToDead(cause string, packets uint64) func(*View) []hit {
-	return losses(func(l *Loss) bool {
-		return l.Cause == cause && l.Packets >= packets && !l.restarting()
+	return losses(func(v *View, l *Loss) bool {
+		return l.Cause == cause && v.enough(l.Packets, packets) && !l.restarting()
 	})
 }
+
+// enough tells whether packets are as many as are wanted of a whole Window. Who observes for less has seen less, but a few
+// strays prove nothing.
+func (v *View) enough(packets, wanted uint64) bool {
+	if observed := v.Config.Observed; observed > 0 && observed < Window {
+		wanted = max(wanted*uint64(observed)/uint64(Window), min(wanted, strays))
+	}
+	return packets >= wanted
+}
+
+// strays are so few packets that nothing follows from them, however short the time.
+const strays = 5
 
 // restarting tells whether packets were for a container that was there a moment ago.
 func (l *Loss) restarting() bool { return l.ToContainer && l.Last.Sub(l.First) < restart }
 
 // losses finds the containers whose losses are as wanted. What nobody lost whom the engine knows is not Docker's.
-func losses(wanted func(*Loss) bool) func(*View) []hit {
+func losses(wanted func(*View, *Loss) bool) func(*View) []hit {
 	return func(v *View) []hit {
 		var hits []hit
 		for i := range v.Losses {
-			if l := &v.Losses[i]; l.victim() && wanted(l) {
+			if l := &v.Losses[i]; l.victim() && wanted(v, l) {
 				hits = append(hits, v.lossHit(l))
 			}
 		}
@@ -79,7 +91,7 @@ func (v *View) hostLosses(cause string, packets uint64) ([]Fact, map[string]stri
 			victims = append(victims, name)
 		}
 	}
-	if sum < packets || most == nil {
+	if !v.enough(sum, packets) || most == nil {
 		return nil, nil
 	}
 	facts := []Fact{lost(sum)}

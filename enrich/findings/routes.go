@@ -156,7 +156,7 @@ func deadEndpoints(v *View) []hit {
 	for i := range v.Losses {
 		l := &v.Losses[i]
 		hop, concerns := v.silent(l)
-		if l.Cause != "dead-endpoint" || l.Packets < perMinute || !l.victim() || l.restarting() || !concerns {
+		if l.Cause != "dead-endpoint" || !v.enough(l.Packets, perMinute) || !l.victim() || l.restarting() || !concerns {
 			continue
 		}
 		h := v.lossHit(l)

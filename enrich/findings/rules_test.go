@@ -771,3 +771,24 @@ func inventoryCases() []ruleCase {
 		{"a veth of somebody else", func(v *View) { stray(v, "lab-probe") }, nil},
 	}
 }
+
+// Who observes for a moment wants as many packets in proportion, but never so few that they may be strays.
+func TestEnough(t *testing.T) {
+	for _, tc := range []struct {
+		observed time.Duration
+		wanted   uint64
+		least    uint64
+	}{
+		{0, 10, 10},
+		{time.Hour, 10, 10},
+		{30 * time.Second, 10, 5},
+		{10 * time.Second, 10, 5},
+		{30 * time.Second, 100, 50},
+		{time.Second, 3, 3},
+	} {
+		v := View{Config: Config{Observed: tc.observed}}
+		if v.enough(tc.least-1, tc.wanted) || !v.enough(tc.least, tc.wanted) {
+			t.Errorf("observed for %s, of %d wanted: not %d are enough", tc.observed, tc.wanted, tc.least)
+		}
+	}
+}
