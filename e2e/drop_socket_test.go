@@ -53,23 +53,15 @@ func pausedQueue(s stage) []drops {
 	return of(owner, "container", "rx", application("rcvbuf"), snmp(owner.Place, s.udpProtocol(), "RcvbufErrors"), "RcvbufErrors", "SOCKET_RCVBUFF", "NOT_SPECIFIED")
 }
 
-// listenOverflow opens more connections than a backlog holds. Some kernels report no drop for it; then none may be
-// counted, and the kernel's own ListenOverflows is what tells.
+// listenOverflow opens more connections than a backlog holds. Not every kernel reports each of them as a drop, and some
+// none; the namespace's own counter is the most that there can be.
 func listenOverflow(s stage) []drops {
 	sender := s.run("sender") // ends last, so that the owner's resets reach it
 	owner := s.serve("owner", "tcp-listen", "--never-accept", "--backlog=2")
-	trace := lab.TraceDrops(s)
-	r := sender.Connect(s, s.at(owner), 10)
-	reported, overflows := trace.Count(s, "TCP_LISTEN_OVERFLOW"), owner.SNMP(s, "TcpExt", "ListenOverflows")
-	s.Logf("%d connected, %v; ListenOverflows %d, drops reported %d", r.Sent, r.Errors, overflows, reported)
-	if overflows == 0 {
-		s.Error("the backlog did not overflow")
-	}
-	counter := "tracefs"
-	if reported == 0 {
-		counter = nothing
-	}
-	return of(owner, "container", "rx", application("accept-overflow"), exactly(reported), counter, "TCP_LISTEN_OVERFLOW")
+	sender.Connect(s, s.at(owner), 10)
+	lost := of(owner, "container", "rx", application("accept-overflow"), snmp(owner.Place, "TcpExt", "ListenOverflows"), "ListenOverflows", "TCP_LISTEN_OVERFLOW")
+	lost[0].atMost = true
+	return lost
 }
 
 // badChecksum sends what the receiving socket must refuse.

@@ -37,6 +37,7 @@ type drops struct {
 	counter   string   // where the truth comes from
 	count     count
 	truth     uint64 // what count gave when the packets had settled
+	atMost    bool   // the kernel need not report all of them
 	// orNobody allows the victim to stay empty: not every kernel tells.
 	orNobody bool
 	// nobodys is a fault that raises no finding: it is not Docker's business.
@@ -109,7 +110,7 @@ func TestDrops(t *testing.T) {
 	}
 	logTable(t, table)
 	for _, o := range table {
-		if truth := o.total(table); o.counted != truth {
+		if truth := o.total(table); o.counted != truth && !(o.atMost && o.counted < truth) {
 			t.Errorf("%s: %s says %d, counted %d for container=%q scope=%q direction=%q kind=%q cause=%q reason=%v; seen:\n%s",
 				o.name, o.counter, truth, o.counted, o.container, o.scope, o.direction, o.kind, o.cause, o.reasons, lines(o.seen))
 		}

@@ -27,6 +27,7 @@ const maxEntered = 200
 func (a *agent) judge(ctx context.Context) {
 	a.judging.Lock()
 	defer a.judging.Unlock()
+	a.readAddresses()
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
 	view.Host = loader.ReadHost(hostQuery(&view.Inventory))
 	var problems unread

@@ -217,7 +217,6 @@ func setUpHost(dir string) error {
 		"mount -t sysfs sysfs /sys", // shows this network namespace
 		"mount --rbind " + dir + "/cgroup /sys/fs/cgroup",
 		"mount -t bpf bpf /sys/fs/bpf",
-		"mount -t tracefs tracefs /sys/kernel/tracing",
 		"mount -t tmpfs tmpfs /run",
 
 		"ip netns attach host " + strconv.Itoa(os.Getpid()),
