@@ -53,6 +53,7 @@ type agent struct {
 	inside     map[string]insideLinks // judge's own, by container ID
 	uplinks    sync.Mutex
 	unwatched  string                 // watchUplinks' own: what was wrong last time
+	sandboxes  string                 // judge's own: the engine's folder of namespaces, once known
 	apis       enrich.ClearAPIs       // judge's own
 	unread     atomic.Pointer[unread] // what of the state could not be read last time
 	placed     bool                   // this is the host's namespace; checkPlace's own

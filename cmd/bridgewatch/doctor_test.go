@@ -79,7 +79,7 @@ func threeFaults() api.Findings {
 				"to /etc/sysctl.d so that it survives a restart.",
 			Confirm: "sysctl net.ipv4.ip_forward",
 			Basis:   "the host's setting, while Docker has networks that need it",
-			Runbook: runbooks + "ip-forward-off.md",
+			Runbook: findings.Runbook("ip-forward-off"),
 		},
 		{
 			ID: "filtered", Severity: findings.Warning,
@@ -98,7 +98,7 @@ func threeFaults() api.Findings {
 			Remedy:  "Find the rule whose counter grows, and let the container's port pass before it.",
 			Confirm: "iptables-save -c | grep -E -- '-j (DROP|REJECT)' | grep -v -e '^\\[0:0\\]' | sort -t '[' -k 2 -n -r | head -20",
 			Basis:   "the kernel's reason and the function that dropped",
-			Runbook: runbooks + "filtered.md",
+			Runbook: findings.Runbook("filtered"),
 		},
 		{
 			ID: "mtu-mismatch", Severity: findings.Info,
@@ -113,7 +113,7 @@ func threeFaults() api.Findings {
 			Remedy:  "Give the network the MTU of the uplink: com.docker.network.driver.mtu.",
 			Confirm: "ip -d link show master br-0123456789ab",
 			Basis:   "the MTUs of both ends of the veth pair and of the bridge",
-			Runbook: runbooks + "mtu-mismatch.md",
+			Runbook: findings.Runbook("mtu-mismatch"),
 		},
 	}
 	return found

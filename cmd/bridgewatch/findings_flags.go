@@ -10,9 +10,6 @@ import (
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
 )
 
-// runbooks is where the pages of docs/findings can be read.
-const runbooks = "https://github.com/bridgewatch/bridgewatch/blob/main/docs/findings/"
-
 // minHold is a scrape or two: what is shorter can be missed by Prometheus.
 const minHold = 15 * time.Second
 
@@ -52,5 +49,5 @@ func (f *findingsFlags) config() (findings.Config, error) {
 	if err != nil {
 		return findings.Config{}, err
 	}
-	return findings.Config{Hold: f.Hold, UnusedAfter: f.UnusedAfter, Ignore: ignored, RunbookBase: runbooks}, nil
+	return findings.Config{Hold: f.Hold, UnusedAfter: f.UnusedAfter, Ignore: ignored}, nil
 }

@@ -19,7 +19,7 @@ func TestFindingsFlags(t *testing.T) {
 		want findings.Config
 		err  string
 	}{
-		{"defaults", nil, findings.Config{Hold: findings.DefaultHold, UnusedAfter: 24 * time.Hour}, ""},
+		{"defaults", nil, findings.Config{Hold: 2 * time.Minute, UnusedAfter: 24 * time.Hour}, ""},
 		{"all", []string{
 			"--findings.hold=15s", "--findings.unused-after=1h", "--findings.ignore=filtered@shop/web,mtu-mismatch", "--findings.ignore=filtered@db",
 		}, findings.Config{Hold: 15 * time.Second, UnusedAfter: time.Hour, Ignore: []findings.Ignore{
@@ -47,7 +47,6 @@ func TestFindingsFlags(t *testing.T) {
 				}
 				return
 			}
-			tc.want.RunbookBase = runbooks
 			if diff := cmp.Diff(tc.want, got); err != nil || diff != "" {
 				t.Errorf("%v %s", err, diff)
 			}

@@ -29,7 +29,7 @@ func (a *agent) judge(ctx context.Context) {
 	defer a.judging.Unlock()
 	a.readAddresses()
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
-	view.Host = loader.ReadHost(hostQuery(&view.Inventory))
+	view.Host = loader.ReadHost(a.hostQuery(&view.Inventory))
 	var problems unread
 	for _, err := range view.Host.Errors {
 		problems = append(problems, err.Error())
@@ -99,12 +99,13 @@ func (a *agent) noteUnread(problems unread) {
 // full tells whether a table has no room, or a moment ago had none: entries come and go by the thousand.
 func full(t loader.Table) bool { return t.Limit > 0 && t.Entries >= t.Limit-t.Limit/50 }
 
-// hostQuery asks for what the engine's containers make of interest.
-func hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
+// hostQuery asks for what the engine's containers make of interest. The folder of their namespaces is remembered: what
+// they leave there outlives the last of them.
+func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
 		if c.SandboxKey != "" {
-			query.SandboxFolder = filepath.Dir(c.SandboxKey)
+			a.sandboxes = filepath.Dir(c.SandboxKey)
 		}
 		for _, p := range c.Published {
 			if p.Protocol == "tcp" {
@@ -112,6 +113,7 @@ func hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
 			}
 		}
 	}
+	query.SandboxFolder = a.sandboxes
 	return query
 }
 

@@ -38,9 +38,6 @@ func kinds() object {
 // chosen are the matchers for what the operator has chosen.
 const chosen = `instance=~"$instance", stack=~"$stack", service=~"$service"`
 
-// runbooks is where the page of a finding is, followed by its id and ".md".
-const runbooks = "https://github.com/bridgewatch/bridgewatch/blob/main/docs/findings/"
-
 // toDrops leads from a line about a service to its drops.
 func toDrops() link {
 	return link{"Drops of this service", "/d/bridgewatch-drops?${__url_time_range}&${datasource:queryparam}" +

@@ -2,6 +2,8 @@
 
 package main
 
+import "github.com/bridgewatch/bridgewatch/enrich/findings"
+
 func overview() page {
 	return page{
 		uid:   "bridgewatch-overview",
@@ -81,7 +83,7 @@ func findingsTable() panel {
 			none: "No finding stands.",
 			columns: []column{
 				{of: "Value #A", title: "severity", values: []value{{"3", "critical", "red"}, {"2", "warning", "orange"}, {"1", "info", "blue"}}},
-				{of: "id", title: "finding", link: link{"Runbook", runbooks + "${__value.raw}.md"}},
+				{of: "id", title: "finding", link: link{"Runbook", findings.Runbook("${__value.raw}")}},
 				{of: "stack"}, {of: "service", link: toDrops()}, {of: "container"}, {of: "network"}, {of: "scope"}, {of: "instance"},
 				{of: "Value #B", title: "since", unit: "dateTimeFromNow"},
 			},

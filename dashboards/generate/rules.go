@@ -51,9 +51,9 @@ func writeAlert(text *strings.Builder, d *findings.Definition) {
 %s
             On {{ $labels.instance }}, "bridgewatch doctor" shows the evidence in numbers, and this shows it without Bridgewatch:
 %s
-          runbook_url: %s%s.md
+          runbook_url: %s
 `, alertName(d.ID), d.ID, d.Severity, subject, folded(literal(d.Title)), folded(literal(d.Remedy)), folded(command(d.Confirm)),
-		runbooks, d.ID)
+		findings.Runbook(d.ID))
 }
 
 // alertName is Bridgewatch and the words of a finding's id.

@@ -2,6 +2,8 @@
 
 package main
 
+import "github.com/bridgewatch/bridgewatch/enrich/findings"
+
 // Panels that more than one page has.
 
 func receivers(id int) panel {
@@ -53,7 +55,7 @@ func lossTable(id int) panel {
 		table{sort: "packets lost", none: "Nothing was lost.", columns: []column{
 			{of: "stack"}, {of: "service", link: toDrops()}, {of: "container"}, {of: "network"},
 			{of: "Value #A", title: "packets lost", unit: "short", gauge: true}, {of: "Value #B", title: "bytes lost", unit: "bytes"},
-			{of: "cause", link: link{"Runbook", runbooks + "${__value.raw}.md"}}, {of: "reason"}, {of: "direction"}, {of: "scope"},
+			{of: "cause", link: link{"Runbook", findings.Runbook("${__value.raw}")}}, {of: "reason"}, {of: "direction"}, {of: "scope"},
 			{of: "device_kind", title: "device"}, {of: "kind"}, {of: "instance"},
 		}}}
 }

@@ -20,11 +20,7 @@ type Config struct {
 	UnusedAfter time.Duration // how old a network must be to be called unused; 0: none is
 	Ignore      []Ignore      // states that the operator accepts everywhere
 	Observed    time.Duration // how long packets have been counted for at the last look; 0: for a Window or longer
-	RunbookBase string        // address that a runbook's name is appended to
 }
-
-// DefaultHold is how long a finding stays on show at least.
-const DefaultHold = 2 * time.Minute
 
 // Change is the beginning or the end of a finding.
 type Change struct {
@@ -102,7 +98,7 @@ func (b *Board) see(r *rule, h hit, now time.Time) (f *Finding, begun bool) {
 	if f = b.standing[k]; f == nil {
 		f = &Finding{
 			ID: r.ID, Severity: r.Severity, Title: r.Title, Subject: h.subject, Since: now,
-			Remedy: r.Remedy, Basis: r.Basis, Runbook: b.config.RunbookBase + r.ID + ".md",
+			Remedy: r.Remedy, Basis: r.Basis, Runbook: Runbook(r.ID),
 		}
 		b.standing[k] = f
 		b.raised[r.ID]++

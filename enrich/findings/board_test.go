@@ -44,7 +44,7 @@ func (s *stage) requireLog(t *testing.T, want ...string) {
 }
 
 func TestBoardRaisesHoldsAndClears(t *testing.T) {
-	s := newStage(Config{Hold: 2 * time.Minute, RunbookBase: "https://example.org/"})
+	s := newStage(Config{Hold: 2 * time.Minute})
 	s.play(0)
 	s.view.Losses = []Loss{loss("filtered", 50)}
 	s.play(5)
@@ -54,7 +54,7 @@ func TestBoardRaisesHoldsAndClears(t *testing.T) {
 		ID: "filtered", Severity: Warning, Title: "A firewall rule drops or rejects a container's packets.",
 		Subject: webOn("front", enrich.ScopeHost, ""), Since: start.Add(5 * time.Second), LastSeen: start.Add(10 * time.Second),
 		Evidence: lossFacts(70), Remedy: s.rules[0].Remedy, Confirm: s.rules[0].Confirm, Basis: s.rules[0].Basis,
-		Runbook: "https://example.org/filtered.md",
+		Runbook: "https://github.com/bridgewatch/bridgewatch/blob/main/docs/findings/filtered.md",
 	}}
 	if diff := cmp.Diff(want, s.Standing()); diff != "" {
 		t.Errorf("standing (-want +got):\n%s", diff)

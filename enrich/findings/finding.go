@@ -84,6 +84,11 @@ type Finding struct {
 	Runbook  string    `json:"runbook"` // address of its page
 }
 
+// Runbook returns the address of a finding's page in docs/findings.
+func Runbook(id string) string {
+	return "https://github.com/bridgewatch/bridgewatch/blob/main/docs/findings/" + id + ".md"
+}
+
 // hit is a place where a rule's condition holds now.
 type hit struct {
 	subject  Subject
