@@ -75,8 +75,8 @@ test-unit: ## what needs neither root nor Docker
 collector: ## bin/tools/collector, the OpenTelemetry Collector that the tests send to
 	CGO_ENABLED=0 go build -C e2e/collector -trimpath $(BUILDVCS) -o $(CURDIR)/bin/tools/collector .
 
-bench: ## what one run of each hook costs
-	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/...
+bench: ## what one run of each hook costs, one look at the host's state, one look for findings, and one scrape
+	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/... ./enrich/findings ./exporters/prometheus
 
 setup: ## install the Debian packages that the other targets need
 	@.ci/setup $(sort $(PACKAGES_GENERATE) $(PACKAGES_LINT) $(PACKAGES_TEST))
