@@ -25,8 +25,15 @@ type View struct {
 	Leaks   []Leak
 	Inbound []Inbound
 	Rises   map[string]Rise // by ID of the container that owns the namespace
+	Uses    []Use
 	// NeighboursRefused is how often an entry of the kernel's neighbour tables was refused for want of room.
 	NeighboursRefused uint64
+
+	Tracking enrich.Tracking // what is in the host's table of tracked connections
+	// RulesetChanged is when the host's nftables rules were last changed, by whomever; zero: not since the agent started, or
+	// not known.
+	RulesetChanged time.Time
+	Proxies        int // processes of docker-proxy
 
 	Config Config
 }
@@ -66,6 +73,21 @@ type Inbound struct {
 	Protocol    uint8
 	Packets     uint64
 	Remote      netip.Addr // who sent the latest
+}
+
+// Use is what came to one published port, from clients of one kind and in one way, within the Window.
+type Use struct {
+	Subject      Subject // Object is port/protocol
+	ContainerID  string
+	Port         uint16
+	Protocol     string
+	Client       enrich.Client
+	Mechanism    enrich.Mechanism
+	Preserved    bool
+	Attempts     uint64
+	Untranslated uint64 // of the attempts: no rule sent them to the container
+	Connections  uint64 // that were answered
+	Example      enrich.PublishedConnection
 }
 
 // Rise is how much counters of a container's namespace have grown within the Window.
