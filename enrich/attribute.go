@@ -82,16 +82,11 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 
 // cameInAt finds the namespace of a packet that has lost its device, 0 if it stays unknown. Fragments lose theirs while
 // they wait for the rest, which the kernel keeps in a tree (include/linux/skbuff.h: dev and rbnode share their place). By
-// which device they came in is known still, and the hardware addresses tell whose that is.
+// which device they came in is known still, and the hardware addresses tell whose that is. Containers are asked first: the
+// engine takes a container's device back into the host's namespace, as it is, before it removes it.
 func (s *State) cameInAt(d *loader.Drop) loader.Netns {
 	if d.InDevice == 0 || d.SourceMAC == ([6]byte{}) {
 		return 0
-	}
-	if p := s.links[d.InDevice]; p != nil {
-		m := s.members[p.owner]
-		if p.MAC == d.DestinationMAC || m != nil && m.hasMAC(d.SourceMAC) {
-			return s.config.Host
-		}
 	}
 	for netns, owner := range s.netns {
 		m := s.members[owner]
@@ -100,6 +95,12 @@ func (s *State) cameInAt(d *loader.Drop) loader.Netns {
 		}
 		if s.portInside(owner, d.InDevice) != nil || s.networkOfChild(m, d.InDevice) != "" {
 			return netns
+		}
+	}
+	if p := s.links[d.InDevice]; p != nil {
+		m := s.members[p.owner]
+		if p.MAC == d.DestinationMAC || m != nil && m.hasMAC(d.SourceMAC) {
+			return s.config.Host
 		}
 	}
 	return 0

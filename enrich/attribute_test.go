@@ -66,19 +66,25 @@ func TestDropWithoutDevice(t *testing.T) {
 		name string
 		drop loader.Drop
 		want place
+
+		returned int // ifindex of beta's device, if the engine has taken it back since
 	}{
-		{"at the sender's port", waited(alphaPort, alpha, beta), place{"alpha", "web", ScopeHost, TX}},
-		{"in the receiver", waited(betaPort+1000, alpha, beta), place{"beta", "web", ScopeContainer, RX}},
-		{"in a macvlan container", waited(7, stranger, mac("10.99.0.2")), place{"delta", "lan", ScopeContainer, RX}},
-		{"at the host's uplink", waited(uplink, stranger, uplinkMAC), place{"alpha", "web", ScopeHost, TX}},
-		{"at a port with somebody else's address", waited(alphaPort, stranger, beta), nowhere},
-		{"at a device that the receiver has not", waited(betaPort+1, alpha, beta), nowhere},
-		{"without hardware addresses", waited(alphaPort, [6]byte{}, [6]byte{}), nowhere},
-		{"at no device", waited(0, alpha, beta), nowhere},
+		{"at the sender's port", waited(alphaPort, alpha, beta), place{"alpha", "web", ScopeHost, TX}, 0},
+		{"in the receiver", waited(betaPort+1000, alpha, beta), place{"beta", "web", ScopeContainer, RX}, 0},
+		{"in a macvlan container", waited(7, stranger, mac("10.99.0.2")), place{"delta", "lan", ScopeContainer, RX}, 0},
+		{"at the host's uplink", waited(uplink, stranger, uplinkMAC), place{"alpha", "web", ScopeHost, TX}, 0},
+		{"at a port with somebody else's address", waited(alphaPort, stranger, beta), nowhere, 0},
+		{"at a device that the receiver has not", waited(betaPort+1, alpha, beta), nowhere, 0},
+		{"without hardware addresses", waited(alphaPort, [6]byte{}, [6]byte{}), nowhere, 0},
+		{"at no device", waited(0, alpha, beta), nowhere, 0},
+		{"in a receiver that ends", waited(betaPort+1000, alpha, beta), place{"beta", "web", ScopeContainer, RX}, betaPort + 1000},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newTown(t)
 			w.LinkChanged(change(loader.Link{Index: uplink, Name: "eth0", Kind: "device", MAC: uplinkMAC, PeerNetnsID: -1}))
+			if tc.returned != 0 {
+				w.LinkChanged(change(loader.Link{Index: tc.returned, Name: "vethdead", Kind: "veth", MAC: beta, PeerNetnsID: -1}))
+			}
 			_, drops := w.Attribute(nil, []loader.Drop{tc.drop})
 			if len(drops) == 0 {
 				w.wait(patience)
