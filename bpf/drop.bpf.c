@@ -369,7 +369,7 @@ static const struct drop_value nothing;
  * whether it was counted.
  */
 static __always_inline bool count_in(void *table, const struct drop_key *key, struct sk_buff *skb,
-				     const struct place *place, __u32 packets)
+				     const struct place *place, __u32 packets, __u8 tcp_flags)
 {
 	bool made = !bpf_map_update_elem(table, key, &nothing, BPF_NOEXIST);
 	struct drop_value *value = bpf_map_lookup_elem(table, key);
@@ -377,18 +377,21 @@ static __always_inline bool count_in(void *table, const struct drop_key *key, st
 	if (!value)
 		return false;
 	add(value, packets, skb->len);
-	if (made)
+	if (made) {
 		read_evidence(skb, place, key->eth_proto == ETH_P_IP, value);
+		value->tcp_flags = tcp_flags;
+	}
 	return true;
 }
 
-static __noinline int count_new(struct sk_buff *skb, struct drop_key *key, const struct place *place, __u32 packets)
+static __noinline int count_new(struct sk_buff *skb, struct drop_key *key, const struct place *place, __u32 packets,
+				__u8 tcp_flags)
 {
 	__u32 slot = 0;
 	void *table;
 
 	table = bpf_map_lookup_elem(&drops, &slot);
-	if (table && count_in(table, key, skb, place, packets))
+	if (table && count_in(table, key, skb, place, packets, tcp_flags))
 		return 0;
 
 	count(DROP_TABLE_FULL);
@@ -400,7 +403,7 @@ static __noinline int count_new(struct sk_buff *skb, struct drop_key *key, const
 	key->vni = 0;
 	key->flags |= DROP_OTHER;
 	table = bpf_map_lookup_elem(&drops_other, &slot);
-	if (!table || !count_in(table, key, skb, place, packets))
+	if (!table || !count_in(table, key, skb, place, packets, tcp_flags))
 		count(DROP_LOST);
 	return 0;
 }
@@ -431,7 +434,7 @@ static __always_inline int count_drop(struct sk_buff *skb, __u64 location, __u32
 	if (value)
 		add(value, packets, skb->len);
 	else
-		count_new(skb, &key, &place, packets);
+		count_new(skb, &key, &place, packets, tuple.tcp_flags);
 	return 0;
 }
 

@@ -52,6 +52,7 @@ struct drop_value {
 	__u8 has_dnat; /* the conntrack entry changes the destination */
 	__u8 link_down; /* the device was down or had no carrier */
 	char cgroup[80]; /* of the socket's owner, in the host's namespace only; "" if not known */
+	__u8 tcp_flags; /* 0: it is no TCP, or the flags are not known */
 };
 
 enum drop_counter {

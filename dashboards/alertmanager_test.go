@@ -26,6 +26,8 @@ func TestAlertmanagerRoutes(t *testing.T) {
 		labels []string
 	}{
 		{"pager", []string{"alertname=BridgewatchServiceLosesPackets", "severity=critical", "instance=a", "service=web"}},
+		{"pager", []string{"alertname=BridgewatchSourceAddressLost", "severity=critical", "instance=a", "service=web", "published_port=80"}},
+		{"tickets", []string{"alertname=BridgewatchPublishedPortBroken", "severity=warning", "instance=a", "service=web", "published_port=80"}},
 		{"pager", []string{"alertname=BridgewatchIpForwardOff", "severity=critical", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchFiltered", "severity=warning", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchDown", "severity=warning", "instance=a"}},
@@ -81,6 +83,11 @@ func TestInhibition(t *testing.T) {
 		dead       = alert("BridgewatchDeadEndpoint", "warning", "container", "vote", "network", "front", "scope", "container")
 		icc        = alert("BridgewatchIccBypass", "warning", "network", "front", "scope", "host")
 		tcpOpen    = alert("BridgewatchDaemonTcpOpen", "critical", "scope", "host")
+		flush      = alert("BridgewatchFirewallFlush", "critical", "container", "vote", "scope", "host")
+		addresses  = alert("BridgewatchSourceAddressLost", "critical", "because", "changed", "stack", "shop", "service", "web", "published_port", "80")
+		broken     = alert("BridgewatchPublishedPortBroken", "warning", "container", "other", "published_port", "81")
+		proxied    = alert("BridgewatchUserlandProxySrc", "warning", "stack", "shop", "service", "web", "container", "web.1", "scope", "host")
+		failures   = alert("BridgewatchConntrackFailures", "warning", "container", "other", "scope", "container")
 		foreign    = labels{"alertname": "DiskFull", "severity": "warning", "cluster": "c", "instance": "a", "stack": "shop", "service": "web"}
 	)
 	for _, tc := range []struct {
@@ -103,6 +110,12 @@ func TestInhibition(t *testing.T) {
 		{"a full neighbour table is one ticket", []labels{neighbours, neighbours.with("container", "vote"), dead, alone}, []labels{
 			neighbours.with("container", "vote"), dead}},
 		{"one container's full table says nothing of others", []labels{fullOfOne, alone}, nil},
+		{"without Docker's rules, what comes of it is no further message",
+			[]labels{flush, addresses, broken, proxied, failures, broken.with("instance", "b"), page},
+			[]labels{addresses, broken, proxied}},
+		{"lost addresses are one page, which holds back the tickets about how", []labels{addresses, proxied, broken, proxied.with("service", "db")},
+			[]labels{proxied}},
+		{"a broken port holds nothing back", []labels{broken, proxied, failures, broken.with("published_port", "82")}, nil},
 		{"an agent that is down holds nothing back", []labels{down, page, alone, icc, signalOff, tcpOpen}, nil},
 		{"another critical finding of the host holds nothing back", []labels{tcpOpen, oneTicket, alone, down, signalOff, icc, page.with("instance", "b")}, nil},
 	} {

@@ -68,12 +68,12 @@ func checkLayout(t *testing.T, name string, panels []panel) {
 // Every query and rule asks only for metrics and labels that the agent has.
 func TestMetricsAndLabelsExist(t *testing.T) {
 	for _, q := range allQueries(t) {
-		for _, problem := range unknownNames(q.Expr) {
+		for _, problem := range unknownNames(t, q.Expr) {
 			t.Errorf("panel %q: %s in %s", q.Panel, problem, q.Expr)
 		}
 	}
 	for _, expr := range append(ruleExprs(t), annotationExprs(t)...) {
-		for _, problem := range unknownNames(expr) {
+		for _, problem := range unknownNames(t, expr) {
 			t.Errorf("rules: %s in %s", problem, expr)
 		}
 	}

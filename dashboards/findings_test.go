@@ -123,6 +123,30 @@ func runPromtool(t *testing.T, rules string, cases []any) {
 	promtool(t, "test", "rules", file)
 }
 
+var findingID = regexp.MustCompile(`\bid=~?\\?"([a-z0-9|-]+)\\?"`)
+
+// A finding that a panel or a rule asks for is in the catalogue.
+func TestNamedFindingsExist(t *testing.T) {
+	var known []string
+	for _, d := range findings.Catalogue() {
+		known = append(known, d.ID)
+	}
+	named := 0
+	for _, file := range append(dashboardNames(t), Rules) {
+		for _, m := range findingID.FindAllStringSubmatch(text(t, file), -1) {
+			for id := range strings.SplitSeq(m[1], "|") {
+				named++
+				if !slices.Contains(known, id) {
+					t.Errorf("%s asks for the finding %s, which is not in the catalogue", file, id)
+				}
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("nothing names a finding: this test looks at nothing")
+	}
+}
+
 // Two findings of one id and one subject that differ in an object alone are one alert, and what differs in a label is two.
 func TestFindingAlertsPerSubject(t *testing.T) {
 	rules, err := filepath.Abs(FindingRules)

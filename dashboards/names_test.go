@@ -14,29 +14,34 @@ import (
 	"github.com/bridgewatch/bridgewatch/exporters"
 )
 
-// families returns the agent's metrics with their labels, and those of its process that come with them.
-func families() map[string][]string {
+// families returns the agent's metrics with their labels, those of its process that come with them, and what our rules record.
+func families(t *testing.T) map[string][]string {
+	t.Helper()
 	all := map[string][]string{"process_cpu_seconds_total": nil, "process_resident_memory_bytes": nil}
 	for _, f := range exporters.Families() {
 		all[f.Name] = f.Labels
 	}
+	for _, m := range record.FindAllStringSubmatch(text(t, Rules), -1) {
+		all[m[1]] = slices.Concat(groupings(m[2])...)
+	}
 	return all
 }
+
+var record = regexp.MustCompile(`(?m)^ +- record: (\S+)\n +expr: >-\n((?: {10,}.*\n)+)`)
 
 // Prometheus's own labels, and those that it renames ours to.
 var targetLabels = []string{"cluster", "instance", "job", "exported_service", "exported_container"}
 
 // What may stand in a query beside metrics and labels. An unknown word is a misspelt metric.
 var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase changes
-	absent label_replace last_over_time max_over_time vector up m h s ms`)
+	absent label_replace last_over_time max_over_time vector up m h s ms bool bottomk clamp_min offset time`)
 
 var (
 	quoted   = regexp.MustCompile(`"[^"]*"`)
 	word     = regexp.MustCompile(`[a-zA-Z_~][a-zA-Z0-9_:]*`)
-	selector = regexp.MustCompile(`(\w+)\{([^}]*)\}`)
+	selector = regexp.MustCompile(`([\w:]+)\{([^}]*)\}`)
 	matcher  = regexp.MustCompile(`(\w+)\s*[=!]`)
 	grouping = regexp.MustCompile(`\b(?:by|on) \(([^)]*)\)`)
-	recorded = regexp.MustCompile(`\b\w+:\w+:\w+\b`)
 	duration = regexp.MustCompile(`\[[^\]]*\]`)
 )
 
@@ -50,9 +55,10 @@ func groupings(expr string) [][]string {
 }
 
 // unknownNames says which names of a PromQL expression are neither metrics nor labels of the agent.
-func unknownNames(expr string) []string {
-	expr = recorded.ReplaceAllString(duration.ReplaceAllString(quoted.ReplaceAllString(expr, `""`), ""), "")
-	metrics := families()
+func unknownNames(t *testing.T, expr string) []string {
+	t.Helper()
+	expr = duration.ReplaceAllString(quoted.ReplaceAllString(expr, `""`), "")
+	metrics := families(t)
 	var problems []string
 	allowed := slices.Clone(targetLabels)
 	for _, m := range selector.FindAllStringSubmatch(expr, -1) {
@@ -91,10 +97,13 @@ func TestUnknownNames(t *testing.T) {
 		{`sum(rate(bridgewatch_packets[5m]))`, []string{"no metric bridgewatch_packets"}},
 		{`bridgewatch_finding{cause="filtered"}`, []string{"bridgewatch_finding has no label cause"}},
 		{`max by (instance, cause) (bridgewatch_finding{id="x"})`, []string{"no label cause"}},
+		{`max_over_time(instance_stack_service:bridgewatch_packets:rate5m{service!=""}[7d]) > 0.5`, nil},
+		{`instance_stack_service:bridgewatch_packets:rate5m{reason=""}`, []string{"instance_stack_service:bridgewatch_packets:rate5m has no label reason"}},
+		{`instance_stack_service:bridgewatch_packets:rate7m`, []string{"no metric instance_stack_service:bridgewatch_packets:rate7m"}},
 		{`process_open_fds`, []string{"no metric process_open_fds"}},
 		{`bridgewatch_docker_up and on (job, node) bridgewatch_build_info`, []string{"no label node"}},
 	} {
-		if diff := cmp.Diff(tc.want, unknownNames(tc.expr)); diff != "" {
+		if diff := cmp.Diff(tc.want, unknownNames(t, tc.expr)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.expr, diff)
 		}
 	}

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
 )
 
 // What follows is the part of Grafana's dashboard model (schema version 39) that our dashboards use. It is read strictly: a key
@@ -480,7 +483,7 @@ func TestDashboardLinks(t *testing.T) {
 	for name := range all {
 		for _, m := range cellLink.FindAllStringSubmatch(text(t, name), -1) {
 			link := strings.ReplaceAll(m[1], `\u0026`, "&")
-			if strings.HasPrefix(link, runbookBase) {
+			if strings.HasPrefix(link, runbookBase) || strings.HasPrefix(link, natPage) {
 				continue
 			}
 			path, query, _ := strings.Cut(strings.TrimPrefix(link, "/d/"), "?")
@@ -498,6 +501,24 @@ func TestDashboardLinks(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
+	}
+}
+
+const natPage = repository + "docs/signals/nat.md#"
+
+// A mechanism in a table leads to the section that explains it.
+func TestMechanismsAreExplained(t *testing.T) {
+	page, err := os.ReadFile("../docs/signals/nat.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range enrich.Mechanisms() {
+		if !slices.Contains(anchors(string(page)), string(m)) {
+			t.Errorf("docs/signals/nat.md has no section %s", m)
+		}
+	}
+	if want := natPage + "${__value.raw}"; !strings.Contains(text(t, NAT), want) {
+		t.Errorf("nothing in %s leads to %s", NAT, want)
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
+// ScopeIngress is the namespace that Swarm's routing mesh runs in on every node.
+const ScopeIngress Scope = "ingress"
+
 // NATKind is what a translation does. One that changes both ends has the kind of the destination's.
 type NATKind string
 
@@ -17,7 +20,7 @@ const (
 	Masquerade  NATKind = "masquerade"   // the source becomes an address of the device
 	SNAT        NATKind = "snat"         // the source becomes a given address
 	DNAT        NATKind = "dnat"         // the destination becomes another host
-	Redirect    NATKind = "redirect"     // the destination becomes the namespace itself
+	Redirect    NATKind = "redirect"     // the destination becomes the namespace itself, or another port of it
 	IPVS        NATKind = "ipvs"         // a virtual server chose the destination
 	EmbeddedDNS NATKind = "embedded_dns" // a container's lookup goes to the engine's resolver
 )
@@ -78,10 +81,17 @@ type PublishedConnection struct {
 	Client      Client
 	Preserved   bool // the container sees the client's address
 	Mechanism   Mechanism
-	// Seen is what the container sees as its peer; not valid where that is not known.
-	Seen netip.AddrPort
+	// Seen is what the container sees as its peer, and Server where the container is; not valid where that is not known, or
+	// not yet.
+	Seen, Server netip.AddrPort
 	// Inferred says that Seen was joined by time, since nothing in the packets tells.
 	Inferred bool
+}
+
+// NATAnswer says that the first answer of a translated connection has left.
+type NATAnswer struct {
+	Kind NATKind
+	key  natKey
 }
 
 // NAT is what a reading of the nat signal means.
@@ -89,6 +99,11 @@ type NAT struct {
 	Translations []Translation
 	Attempts     []PublishedConnection // at all published ports, answered or not
 	Connections  []PublishedConnection // those that were answered
+
+	// What follows is news of what is told above, or was told before. It counts nothing of its own.
+
+	Answered []NATAnswer           // of translated connections
+	Joined   []PublishedConnection // of which only now it is known what the container sees
 }
 
 // NATRow is a line of the live table of translated connections.

@@ -20,6 +20,7 @@ const (
 type pending struct {
 	flows []waiting[loader.Flow]
 	drops []waiting[loader.Drop]
+	nat   natPending
 }
 
 type waiting[R any] struct {

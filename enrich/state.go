@@ -51,6 +51,16 @@ type State struct {
 	left        map[loader.Netns]time.Time // when a container moved out of a namespace into a new one
 	learned     map[netip.Addr]string      // addresses seen at a container's device, to its ID
 	addresses   map[netip.Addr]struct{}    // the host's own
+	// ingressSandbox is the address on docker_gwbridge of the namespace that Swarm's routing mesh runs in; zero: none known.
+	ingressSandbox netip.Addr
+	// ingressPorts are the ports that the routing mesh publishes, with the services behind them. Only a manager can tell.
+	ingressPorts map[ingressPort]Identity
+}
+
+// ingressPort is a port of every node that the routing mesh publishes.
+type ingressPort struct {
+	Port     uint16
+	Protocol string // tcp, udp, sctp
 }
 
 // Node is the engine's host.

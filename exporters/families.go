@@ -36,6 +36,9 @@ const (
 // identityLabels say whose a count is. They come first, in this order, in every family that has them.
 var identityLabels = []string{"stack", "service", "container", "network", "scope"}
 
+// labelPort is a published port's number on the host.
+const labelPort = "published_port"
+
 func withIdentity(labels ...string) []string { return slices.Concat(identityLabels, labels) }
 
 // The families. Names and labels are a contract with dashboards and alerts: adding is free, changing breaks them.
@@ -67,10 +70,33 @@ var (
 		Help: "Connections that a container's programs did not accept in time, so that the kernel turned them away."}
 	unnattedEgress = &Family{Name: "bridgewatch_unnatted_egress_packets_total", Unit: "{packet}", Retired: withOwner, Labels: withIdentity(),
 		Help: "Packets that left the host under a container's private address, which no answer finds its way back to."}
+	unnattedLeftovers = &Family{Name: "bridgewatch_unnatted_leftover_packets_total", Unit: "{packet}", Retired: withOwner, Labels: withIdentity(),
+		Help: "Those of the packets that left untranslated that end a connection, RST or FIN: leftovers that hurt nobody."}
+
+	natTranslations = &Family{Name: "bridgewatch_nat_translations_total", Unit: "{connection}", Retired: withOwner,
+		Labels: withIdentity("kind", "protocol"),
+		Help:   "New translated connections, each once, in the namespace that translates."}
+	publishedAttempts = &Family{Name: "bridgewatch_published_attempts_total", Unit: "{connection}", Retired: withOwner,
+		Labels: withIdentity(labelPort, "protocol"),
+		Help:   "New connections to a published port of the host, answered or not."}
+	publishedConnections = &Family{Name: "bridgewatch_published_connections_total", Unit: "{connection}", Retired: withOwner,
+		Labels: withIdentity(labelPort, "protocol", "client", "source_address", "mechanism"),
+		Help:   "Connections to a published port of the host that were answered, and whether the container sees the client's address."}
+	serviceRequirement = &Family{Name: "bridgewatch_service_requirement", Unit: "{requirement}", Type: Gauge, Labels: withIdentity("requirement"),
+		Help: "What a service asks for by label: source-address, to see its clients' addresses. Always 1."}
+
 	conntrackEntries = &Family{Name: "bridgewatch_conntrack_entries", Unit: "{entry}", Type: Gauge, Labels: withIdentity(),
 		Help: "Entries of the connection tracking table of a network namespace."}
 	conntrackLimit = &Family{Name: "bridgewatch_conntrack_limit", Unit: "{entry}", Type: Gauge, Labels: withIdentity(),
 		Help: "Entries that the connection tracking table has room for."}
+	conntrackFailures = &Family{Name: "bridgewatch_conntrack_failures_total", Unit: "{failure}", Retired: withOwner, Labels: withIdentity("event"),
+		Help: "What connection tracking of a network namespace could not do, in the kernel's words."}
+	snatPortsUsed = &Family{Name: "bridgewatch_snat_ports_used", Unit: "{port}", Type: Gauge, Labels: withIdentity("protocol"),
+		Help: "Ports of the host's address in use towards the destination that has the most of them."}
+	snatPortsLimit = &Family{Name: "bridgewatch_snat_ports_limit", Unit: "{port}", Type: Gauge, Labels: withIdentity("protocol"),
+		Help: "Ports to choose from towards the destination that has the most of them in use."}
+	rulesetChanges = &Family{Name: "bridgewatch_ruleset_changes_total", Unit: "{change}", Labels: []string{"scope"},
+		Help: "Changes of nftables rules, by whomever, with those of iptables-nft. Legacy iptables tells nobody."}
 
 	finding = &Family{Name: "bridgewatch_finding", Unit: "{finding}", Type: Gauge, Labels: withIdentity("id", "severity"),
 		Help: "1 while a finding holds for a subject, and for some time after. Its runbook has the name of its id."}
@@ -128,7 +154,9 @@ func Families() []*Family {
 	return []*Family{
 		packets, bytes, skbs, networkPackets, networkBytes, conversationBytes,
 		droppedPackets, droppedBytes, dropLocations,
-		listenOverflows, unnattedEgress, conntrackEntries, conntrackLimit,
+		listenOverflows, unnattedEgress, unnattedLeftovers,
+		natTranslations, publishedAttempts, publishedConnections, serviceRequirement,
+		conntrackEntries, conntrackLimit, conntrackFailures, snatPortsUsed, snatPortsLimit, rulesetChanges,
 		finding, findingStart, findingsRaised,
 		observedPackets, unattributedPackets, lostRecords,
 		containerInfo, containerStart, networkInfo, nodeInfo,

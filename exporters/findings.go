@@ -43,35 +43,39 @@ func (m *Metrics) setRaised(raised map[string]uint64) {
 // SetState takes in what the kernel says of the host's namespace and of those of containers, by the ID of the container that
 // owns one. It must not be called concurrently with the other methods.
 func (m *Metrics) SetState(host *loader.HostState, containers map[string]loader.NetnsState) {
-	values := identityValues(enrich.Identity{}, enrich.ScopeHost)
-	var entries, limit []Sample
-	if host.Conntrack.Limit > 0 {
-		entries = []Sample{{Value: float64(host.Conntrack.Entries), Values: values}}
-		limit = []Sample{{Value: float64(host.Conntrack.Limit), Values: values}}
-	}
-	m.store.Replace(conntrackEntries, entries)
-	m.store.Replace(conntrackLimit, limit)
+	m.setConntrack(host, containers)
+	m.addHostConntrack(host)
 	for id, state := range containers {
 		c, known := m.living[id]
 		if !known {
 			continue
 		}
-		last, seen := m.overflows[id]
-		switch {
-		case !seen && c.started.Before(m.started): // it rose while nobody counted
-			last = state.ListenOverflows
-		case state.ListenOverflows < last: // a namespace that is new, as is all in it
-			last = 0
+		last, seen := m.states[id]
+		if !seen && c.started.Before(m.started) { // it rose while nobody counted
+			last = state
 		}
-		m.overflows[id] = state.ListenOverflows
-		m.store.Add(listenOverflows, float64(state.ListenOverflows-last), identityValues(c.identity, enrich.ScopeContainer)...)
+		state.Links = nil
+		m.states[id] = state
+		values := identityValues(c.identity, enrich.ScopeContainer)
+		m.store.Add(listenOverflows, rise(state.ListenOverflows, last.ListenOverflows), values...)
+		m.addConntrackFailures(&state.Conntrack, &last.Conntrack, values)
 	}
+}
+
+// rise is how much a counter has risen. One that is lower than it was has begun anew, as do all of a namespace that is new.
+func rise(now, last uint64) float64 {
+	if now < last {
+		return float64(now)
+	}
+	return float64(now - last)
 }
 
 // AddEgress counts what left the host untranslated. It must not be called concurrently with the other methods.
 func (m *Metrics) AddEgress(egress []enrich.Egress) {
 	for i := range egress {
 		e := &egress[i]
-		m.store.Add(unnattedEgress, float64(e.Counts.Packets), identityValues(e.Identity, enrich.ScopeHost)...)
+		values := identityValues(e.Identity, enrich.ScopeHost)
+		m.store.Add(unnattedEgress, float64(e.Counts.Packets), values...)
+		m.store.Add(unnattedLeftovers, float64(e.Resets), values...) // also none: the one is subtracted from the other
 	}
 }

@@ -88,7 +88,12 @@ func TestConntrack(t *testing.T) {
 func TestUnnattedEgress(t *testing.T) {
 	s, m := newTestMetrics()
 	e := enrich.Egress{Egress: loader.Egress{Counts: loader.Counts{Skbs: 1, Packets: 3, Bytes: 300}}, Identity: enrich.Identity{Container: "alpha", Network: "web"}}
-	m.AddEgress([]enrich.Egress{e, e})
+	leftover := e
+	leftover.Resets = 2
+	m.AddEgress([]enrich.Egress{e})
 	s.wait(zeroFor)
+	s.wantShown(t, unnattedLeftovers, map[string]float64{",,alpha,web,host": 0}) // or the difference would be nothing
+	m.AddEgress([]enrich.Egress{leftover})
 	s.wantShown(t, unnattedEgress, map[string]float64{",,alpha,web,host": 6})
+	s.wantShown(t, unnattedLeftovers, map[string]float64{",,alpha,web,host": 2})
 }

@@ -5,7 +5,6 @@ package exporters
 import (
 	"maps"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,10 +13,11 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// A container has at most 30 series: two that describe it, six for its traffic on each network, one for its full listen
-// queues, one for what it sends out of each network untranslated, two for each of the drop combinations counted here (of device, direction,
-// reason and cause), and two for each of four kinds, under which the drops of further combinations are counted with reason
-// and cause other. On three networks and more it has a few more. Findings are not among them.
+// A container has at most 30 series for its traffic and what it loses: two that describe it, six for its traffic on each
+// network, one for its full listen queues, one for what it sends out of each network untranslated, two for each of the drop
+// combinations counted here (of device, direction, reason and cause), and two for each of four kinds, under which the drops of
+// further combinations are counted with reason and cause other. On three networks and more it has a few more. What nat.go adds
+// has bounds of its own, and findings are not among them.
 const (
 	maxDropSeries     = 6 // on one network
 	perFurtherNetwork = 4 // fewer, for the traffic there
@@ -25,13 +25,18 @@ const (
 
 // Metrics turns what is read, enriched and known into series.
 type Metrics struct {
-	store    *Store
-	drops    map[Owner]map[string]bool // combinations in use, by victim
-	networks map[Owner]map[string]bool // that containers of an identity are on
+	store        *Store
+	drops        details                   // by victim
+	translations details                   // by owner
+	ports        details                   // published ones that are told apart, by owner
+	connections  details                   // by owner and published port
+	networks     map[Owner]map[string]bool // that containers of an identity are on
 
-	started   time.Time
-	living    map[string]living // containers, by ID
-	overflows map[string]uint64 // of full listen queues, as last read, by ID of the living container
+	started  time.Time
+	living   map[string]living            // containers, by ID
+	states   map[string]loader.NetnsState // as last read, by ID of the living container
+	tracking map[string]bool              // living containers, by ID, in whose namespaces connections were tracked
+	host     *loader.ConntrackStats       // as last read; nil: not yet
 }
 
 type living struct {
@@ -45,8 +50,12 @@ func NewMetrics(store *Store) *Metrics {
 		store.Plan(observedPackets, signal)
 		store.Plan(unattributedPackets, signal)
 	}
+	for _, scope := range []enrich.Scope{enrich.ScopeHost, enrich.ScopeContainer} {
+		store.Plan(rulesetChanges, string(scope))
+	}
 	m := &Metrics{
-		store: store, drops: make(map[Owner]map[string]bool), started: store.config.Now(), overflows: make(map[string]uint64),
+		store: store, drops: make(details), translations: make(details), ports: make(details), connections: make(details),
+		started: store.config.Now(), states: make(map[string]loader.NetnsState), tracking: make(map[string]bool),
 	}
 	m.setRaised(nil)
 	return m
@@ -139,21 +148,11 @@ func (m *Metrics) dropValues(d *enrich.Drop) []string {
 	if victim == (Owner{}) {
 		return identityValues(d.Identity, d.Scope, detail...)
 	}
-	used := m.drops[victim]
-	if used == nil {
-		used = make(map[string]bool)
-		m.drops[victim] = used
-	}
 	values := identityValues(d.Identity, d.Scope, detail...)
-	key := strings.Join(values[3:], "\xff")
-	if used[key] {
-		return values
-	}
-	if len(used) >= m.dropBudget(victim) {
+	if !m.drops.admit(victim.key(), values[3:], droppedPackets.place(values), m.dropBudget(victim)) {
 		m.store.Add(seriesOverflow, 1, droppedPackets.Name)
 		return foreseenDrop(enrich.Identity{Stack: d.Stack, Service: d.Service, Container: d.Container}, string(d.Kind))
 	}
-	used[key] = true
 	return values
 }
 
@@ -212,10 +211,12 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	m.store.Replace(containerInfo, infos)
 	m.store.Replace(containerStart, starts)
 	m.store.Replace(networkInfo, networks)
+	m.setRequirements(inventory.Containers)
 	if node := inventory.Node; node.Name != "" {
 		m.store.Replace(nodeInfo, []Sample{{Value: 1, Values: []string{node.Name, node.ID, node.SwarmID, node.Role, node.Address}}})
 	}
-	maps.DeleteFunc(m.overflows, func(id string, _ uint64) bool { _, lives := m.living[id]; return !lives })
+	maps.DeleteFunc(m.states, func(id string, _ loader.NetnsState) bool { _, lives := m.living[id]; return !lives })
+	maps.DeleteFunc(m.tracking, func(id string, _ bool) bool { _, lives := m.living[id]; return !lives })
 	m.store.Retire(owners)
 	m.forgetRetired()
 }
@@ -235,6 +236,7 @@ func (m *Metrics) planContainer(c *enrich.LiveContainer) {
 	m.store.Plan(droppedPackets, values...)
 	m.store.Plan(droppedBytes, values...)
 	m.store.Plan(listenOverflows, identityValues(c.Identity, enrich.ScopeContainer)...)
+	m.planPublished(c)
 }
 
 func (m *Metrics) planNetwork(name string) {
@@ -244,18 +246,10 @@ func (m *Metrics) planNetwork(name string) {
 	}
 }
 
-// forgetRetired gives containers the number of drop series back that were retired.
+// forgetRetired gives owners the room back of series that were retired.
 func (m *Metrics) forgetRetired() {
-	for victim, used := range m.drops {
-		for key := range used {
-			network, _, _ := strings.Cut(key, "\xff")
-			if !m.store.knows(Place{Owner: victim, Network: network}) {
-				delete(used, key)
-			}
-		}
-		if len(used) == 0 {
-			delete(m.drops, victim)
-		}
+	for _, d := range []details{m.drops, m.translations, m.ports, m.connections} {
+		d.forget(func(at Place) bool { return !m.store.knows(at) })
 	}
 }
 

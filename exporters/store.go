@@ -46,8 +46,7 @@ type Series struct {
 	Created time.Time
 
 	value   float64
-	planned bool // exists from its owner's birth, so that its zero has been seen
-	owner   Owner
+	planned bool      // exists from its owner's birth, so that its zero has been seen
 	touched time.Time // last added to or planned
 }
 
@@ -77,6 +76,9 @@ func (s *Store) Add(f *Family, amount float64, values ...string) {
 	}
 	series.value += amount
 	series.touched = s.config.Now()
+	if f.Retired == withOwner && values[2] == "" {
+		s.renew(f, series.Values) // a service as such, which no list of containers says to be alive
+	}
 }
 
 // Plan makes counters exist at 0, before anything is counted.
@@ -87,7 +89,7 @@ func (s *Store) Plan(f *Family, values ...string) {
 	series.planned = true
 	series.touched = s.config.Now()
 	if f.Retired == withOwner {
-		s.places[series.place()] = series.touched
+		s.places[f.place(values)] = series.touched
 	}
 }
 
@@ -140,9 +142,7 @@ func (s *Store) series(f *Family, values []string) (series *Series, fits bool) {
 func (s *Store) insert(f *Family, key string, values []string) *Series {
 	series := &Series{Values: slices.Clone(values), Created: s.config.Now()}
 	if f.Retired == withOwner {
-		series.owner = Owner{values[0], values[1], values[2]}
-		s.alive(series.owner)
-		s.places[series.place()] = s.config.Now()
+		s.renew(f, values)
 	}
 	family := s.families[f]
 	family.byKey[key] = series
@@ -167,14 +167,21 @@ func (s *Store) overflow(f *Family, values []string) *Series {
 }
 
 // closedLabels have so few values that an overflow keeps them: a fault stays a fault.
-var closedLabels = []string{"scope", "direction", "kind", "protocol"}
+var closedLabels = []string{"scope", "direction", "kind", "protocol", "client", "source_address", "mechanism", "event"}
 
 func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 
+// renew is called for what shows that the owner of a series, and its place, live.
+func (s *Store) renew(f *Family, values []string) {
+	at := f.place(values)
+	s.alive(at.Owner)
+	s.places[at] = s.config.Now()
+}
+
 // Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
-// was added to for as long. alive are the owners that live now; of their networks, those live for which series were
+// was added to for as long. alive are the owners that live now; of their networks and ports, those live for which series were
 // planned of late. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
@@ -193,7 +200,7 @@ func (s *Store) Retire(alive []Owner) {
 	}
 	left := make(map[Place]bool)
 	for p, seen := range s.places {
-		if gone[p.Owner] || p.Owner != (Owner{}) && p.Network != "" && p.Container != Other && expired(seen) {
+		if gone[p.Owner] || p.isPart() && expired(seen) {
 			left[p] = true
 			delete(s.places, p)
 		}
@@ -203,7 +210,7 @@ func (s *Store) Retire(alive []Owner) {
 		case f.Retired == whenIdle:
 			s.count -= family.remove(func(series *Series) bool { return expired(series.touched) })
 		case f.Retired == withOwner && len(left) > 0:
-			s.count -= family.remove(func(series *Series) bool { return left[series.place()] })
+			s.count -= family.remove(func(series *Series) bool { return left[f.place(series.Values)] })
 		}
 	}
 }
@@ -211,14 +218,26 @@ func (s *Store) Retire(alive []Owner) {
 // Owner is an identity whose series live and are retired together.
 type Owner struct{ Stack, Service, Container string }
 
-// Place is an owner on a network, or with an empty one off all networks.
+// Place is an owner on a network, or with an empty one off all networks, and at a published port of it.
 type Place struct {
 	Owner
 	Network string
+	Port    string
 }
 
-// place is where a series of a family with identity belongs: its first four labels.
-func (series *Series) place() Place { return Place{Owner: series.owner, Network: series.Values[3]} }
+// place is where a series of a family with identity belongs: its first four labels, and its port if it has one.
+func (f *Family) place(values []string) Place {
+	p := Place{Owner: Owner{values[0], values[1], values[2]}, Network: values[3]}
+	if i := slices.Index(f.Labels, labelPort); i >= 0 {
+		p.Port = values[i]
+	}
+	return p
+}
+
+// isPart tells whether an owner can leave the place and live on.
+func (p Place) isPart() bool {
+	return p.Owner != (Owner{}) && (p.Network != "" || p.Port != "") && p.Container != Other
+}
 
 func (fs *familySeries) remove(doomed func(*Series) bool) (removed int) {
 	kept := fs.list[:0]

@@ -34,6 +34,7 @@ type Drop struct {
 	Destination     netip.Addr
 	SourcePort      uint16 // ICMP: type
 	DestinationPort uint16 // ICMP: code
+	TCPFlags        uint8  // the byte of its header, of the first packet; 0: not TCP, or not known
 
 	// Initiator and Responder are the two ends of its conntrack entry before and behind NAT; not valid without an entry.
 	Initiator netip.Addr
@@ -207,6 +208,7 @@ func (d *Drops) drop(k *dropDropKey, v *dropDropValue) Drop {
 		return drop
 	}
 	drop.LinkDown = v.LinkDown != 0
+	drop.TCPFlags = v.TcpFlags
 	if v.HasMac != 0 {
 		drop.DestinationMAC, drop.SourceMAC = [6]byte(v.Macs[:6]), [6]byte(v.Macs[6:])
 	}

@@ -75,6 +75,8 @@ type dropDropValue struct {
 	HasDnat      uint8
 	LinkDown     uint8
 	Cgroup       [80]int8
+	TcpFlags     uint8
+	_            [7]byte
 }
 
 // Names of all BPF objects in the ELF.

@@ -19,6 +19,12 @@ import (
 // called concurrently. Takes about 50 µs, more on machines with many processors, whose counts the kernel adds up.
 func ReadNetns(pid int) (NetnsState, error) {
 	var s NetnsState
+	var err error
+	// It may be missing although the process lives: that is told apart by the files after it, which every kernel has.
+	s.Conntrack, err = readConntrackStats(fmt.Sprintf("/proc/%d/net/stat/nf_conntrack", pid))
+	if err != nil && !gone(err) {
+		return NetnsState{}, err
+	}
 	for _, table := range []struct {
 		file     string
 		prefix   string

@@ -19,16 +19,20 @@ type HostQuery struct {
 	// SandboxFolder is where the engine keeps the namespaces of containers, such as /run/docker/netns: the folder of any
 	// running container's SandboxKey. "": Sandboxes stays empty.
 	SandboxFolder string
+	// Owners remembers, from one call to the next, which processes listen on the Ports. nil: nobody looks for them, nor for
+	// Proxies.
+	Owners *SocketOwners
 }
 
 // HostState is what the kernel says of the host's network namespace at a moment, read from netlink and procfs. What could
 // not be read is the zero value, and Errors says why.
 type HostState struct {
-	Forwarding4      Switch  // net.ipv4.ip_forward
-	Forwarding6      Switch  // net.ipv6.conf.all.forwarding
-	BridgeNetfilter4 Switch  // net.bridge.bridge-nf-call-iptables: do bridged frames pass the rules for IPv4
-	BridgeNetfilter6 Switch  // net.bridge.bridge-nf-call-ip6tables
-	Conntrack        Table   // entries of this namespace and net.netfilter.nf_conntrack_max
+	Forwarding4      Switch // net.ipv4.ip_forward
+	Forwarding6      Switch // net.ipv6.conf.all.forwarding
+	BridgeNetfilter4 Switch // net.bridge.bridge-nf-call-iptables: do bridged frames pass the rules for IPv4
+	BridgeNetfilter6 Switch // net.bridge.bridge-nf-call-ip6tables
+	Conntrack        Table  // entries of this namespace and net.netfilter.nf_conntrack_max
+	ConntrackStats   ConntrackStats
 	Neighbours4      Table   // of all namespaces: arp_tbl's entries and net.ipv4.neigh.default.gc_thresh3
 	Neighbours6      Table   // likewise
 	Links            []Link  // all, with MTU and master
@@ -39,6 +43,9 @@ type HostState struct {
 	RouterAdvertised6 []int
 	Neighbours        []Neighbour
 	Listeners         []Listener // TCP
+	// Proxies is how many processes of the engine's userland proxy, docker-proxy, there are, at most half a minute ago: those
+	// that /proc shows, also of engines that run in containers.
+	Proxies int
 	// Connections are the TCP connections that a process of this namespace holds on one of the HostQuery's ports, and those
 	// it closed within the last minute (TIME_WAIT). At most maxConnections; MoreConnections is how many there were beyond.
 	// A port is the local one whoever began: where nothing listens on it, it may be that of an outgoing connection.
@@ -88,9 +95,11 @@ type Neighbour struct {
 	Confirmed bool
 }
 
-// Listener is a TCP socket that listens. Whose it is is not looked for.
+// Listener is a TCP socket that listens.
 type Listener struct {
 	Address netip.AddrPort // [::] mostly takes IPv4 connections too
+	// Process is the name of one that holds it. "" is not known: see [SocketOwners]. Looked for on the HostQuery's ports only.
+	Process string
 }
 
 // Connection is a TCP connection of a process of this namespace, as it sees it. IPv4 over an IPv6 socket is IPv4.
@@ -102,10 +111,11 @@ type Connection struct {
 // NetnsState is what the kernel says of a container's network namespace at a moment.
 // Counters are since the namespace's birth.
 type NetnsState struct {
-	ListenOverflows uint64 // TcpExt ListenOverflows: connections that a full accept queue refused
-	ListenDrops     uint64 // TcpExt ListenDrops: those, and what was refused to listeners for other reasons
-	OutNoRoutes     uint64 // Ip OutNoRoutes: IPv4 that its own processes had no route for. The kernel drops no packet then
-	Links           []Link // empty unless asked for
+	ListenOverflows uint64         // TcpExt ListenOverflows: connections that a full accept queue refused
+	ListenDrops     uint64         // TcpExt ListenDrops: those, and what was refused to listeners for other reasons
+	OutNoRoutes     uint64         // Ip OutNoRoutes: IPv4 that its own processes had no route for. The kernel drops no packet then
+	Conntrack       ConntrackStats // zero where the kernel does not show them (CONFIG_NF_CONNTRACK_PROCFS)
+	Links           []Link         // empty unless asked for
 }
 
 // ReadHost reads the state of the calling thread's network namespace. It never fails as a whole. It may be called
@@ -118,11 +128,12 @@ func ReadHost(query HostQuery) HostState {
 	for _, err := range []error{
 		s.readSwitches(),
 		s.readConntrack(),
+		s.readConntrackStats(),
 		s.readNeighbourTables(),
 		s.readLinks(),
 		s.readRoutes(),
 		s.readNeighbours(),
-		s.readListeners(),
+		s.readListeners(query),
 		s.readConnections(query.Ports),
 		s.readSandboxes(query.SandboxFolder),
 	} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -35,21 +36,37 @@ const (
 	inetDiagRemotePort = 6
 	inetDiagLocal      = 8
 	inetDiagRemote     = 24
+	inetDiagInode      = 68
 )
 
 // tcpSocket is one of a process of this namespace.
 type tcpSocket struct {
 	local  netip.AddrPort
 	remote netip.AddrPort
+	inode  uint32
 }
 
 // readListeners lists the TCP sockets that listen. The kernel keeps them in a table of their own.
-func (s *HostState) readListeners() error {
-	err := listTCP(stateListening, nil, func(socket tcpSocket) {
-		s.Listeners = append(s.Listeners, Listener{Address: socket.local})
-	})
+func (s *HostState) readListeners(query HostQuery) error {
+	var found []tcpSocket
+	err := listTCP(stateListening, nil, func(socket tcpSocket) { found = append(found, socket) })
 	if err != nil {
-		s.Listeners = nil
+		return err
+	}
+	ranges := portRanges(query.Ports)
+	var published []uint32
+	for _, socket := range found {
+		if contains(ranges, socket.local.Port()) {
+			published = append(published, socket.inode)
+		}
+	}
+	var names map[uint32]string
+	if query.Owners != nil {
+		err = query.Owners.update(published, time.Now())
+		names, s.Proxies = query.Owners.names, query.Owners.proxies
+	}
+	for _, socket := range found {
+		s.Listeners = append(s.Listeners, Listener{Address: socket.local, Process: names[socket.inode]})
 	}
 	return err
 }
@@ -119,6 +136,7 @@ func parseTCP(m []byte) (tcpSocket, bool) {
 	return tcpSocket{
 		local:  end(inetDiagLocal, inetDiagLocalPort),
 		remote: end(inetDiagRemote, inetDiagRemotePort),
+		inode:  binary.NativeEndian.Uint32(m[inetDiagInode:]),
 	}, true
 }
 

@@ -51,6 +51,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_RINGBUF = 27,
@@ -63,6 +64,10 @@ enum {
 
 enum {
 	BPF_F_NO_PREALLOC = 1,
+};
+
+enum {
+	BPF_RB_NO_WAKEUP = 1,
 };
 
 enum bpf_hdr_start_off {
@@ -263,22 +268,75 @@ union nf_inet_addr {
 	__u32 all[4];
 };
 
+/* What a protocol tells connections apart by: a port, or ICMP's identifier. */
+union nf_conntrack_man_proto {
+	__be16 all;
+};
+
 struct nf_conntrack_man {
 	union nf_inet_addr u3;
+	union nf_conntrack_man_proto u;
+	__u16 l3num;
 };
 
 struct nf_conntrack_tuple {
 	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
+		__u8 protonum;
+	} dst;
 };
 
 struct nf_conntrack_tuple_hash {
 	struct nf_conntrack_tuple tuple;
 };
 
+struct ip_ct_tcp_state {
+	__u32 td_end;
+};
+
+struct ip_ct_tcp {
+	struct ip_ct_tcp_state seen[2];
+	__u8 state;
+};
+
+enum sctp_conntrack {
+	SCTP_CONNTRACK_NONE,
+	SCTP_CONNTRACK_CLOSED,
+};
+
+struct ip_ct_sctp {
+	enum sctp_conntrack state;
+};
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+	struct ip_ct_sctp sctp;
+};
+
+enum nf_ct_ext_id {
+	NF_CT_EXT_NAT = 1,
+};
+
+/* Where, from its own beginning, each extension begins; 0: the entry does not have it. */
+struct nf_ct_ext {
+	__u8 offset[9];
+};
+
+struct nf_conn_nat {
+	int masq_index;
+};
+
 struct nf_conn {
+	__u32 timeout; /* jiffies at which the entry ends */
 	struct nf_conntrack_tuple_hash tuplehash[2];
 	unsigned long status;
 	possible_net_t ct_net;
+	struct nf_ct_ext *ext;
+	union nf_conntrack_proto proto;
 };
 
 struct nsproxy {

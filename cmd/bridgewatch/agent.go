@@ -46,6 +46,7 @@ type agent struct {
 	board   *findings.Board
 	otlp    *otlp.Exporter // nil: nobody asked for it
 	signals []exporters.Signal
+	*translations
 
 	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
 	collecting sync.Mutex
@@ -74,7 +75,8 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 	a.signal("drop", err)
 	a.egress, err = loader.OpenEgress(loader.EgressConfig{})
 	a.signal("egress", err)
-	if a.flows == nil && a.drops == nil {
+	a.openTranslations(config)
+	if a.flows == nil && a.drops == nil && a.nat == nil {
 		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
 	}
 	if a.drops != nil && a.drops.NoFunctions != nil {
@@ -84,6 +86,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 		return nil, errors.Join(err, a.close())
 	}
 	processes, host := a.processes()
+	a.noteExisting(processes, host)
 	a.state = enrich.NewState(enrich.Config{
 		Host: host, ContainerLabel: enrich.ContainerLabel(config.ContainerLabel), NetnsID: loader.NetnsIDOfProcess, Now: time.Now,
 	})
@@ -149,6 +152,7 @@ func (a *agent) run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return a.docker.Run(ctx) })
+	a.runTranslations(ctx, group)
 	group.Go(func() error { return every(ctx, placePeriod, a.checkPlace) })
 	if a.execs != nil {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
@@ -233,6 +237,7 @@ func (a *agent) count() {
 	a.metrics.AddDrops(drops)
 	a.metrics.AddEgress(egress)
 	now := time.Now()
+	a.countTranslations(read.nat, now)
 	a.recent.AddFlows(flows, now)
 	a.recent.AddDrops(drops, now)
 	a.recent.AddEgress(egress, now)
@@ -244,6 +249,7 @@ type counted struct {
 	flows  []loader.Flow
 	drops  []loader.Drop
 	egress []loader.Egress
+	nat    loader.NATNews
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
@@ -264,6 +270,12 @@ func (a *agent) read() (read counted) {
 	if a.egress != nil {
 		group.Go(func() (err error) {
 			read.egress, err = a.egress.Read()
+			return err
+		})
+	}
+	if a.nat != nil {
+		group.Go(func() (err error) {
+			read.nat, err = a.nat.Read()
 			return err
 		})
 	}
@@ -338,6 +350,7 @@ func (a *agent) engineChanged(status enrich.DockerStatus) {
 	if status.Err == nil {
 		a.resync()
 		a.watchUplinks()
+		a.watchPublished()
 	}
 	last := a.engine.Swap(&status) // from here on the agent is ready
 	switch {
@@ -373,5 +386,6 @@ func (a *agent) close() error {
 	if a.links != nil {
 		errs = append(errs, a.links.Close())
 	}
+	errs = append(errs, a.translations.close())
 	return errors.Join(errs...)
 }

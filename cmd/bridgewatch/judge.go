@@ -40,11 +40,15 @@ func (a *agent) judge(ctx context.Context) {
 	if engine := a.engine.Load(); engine != nil && engine.Err == nil { // else nobody would say if a process number is another's now
 		view.Containers = a.readNamespaces(&view.Inventory, &problems)
 	}
+	a.track(&problems)
 	a.noteUnread(problems)
+	rulesets := a.readRulesets()
 	var changes []findings.Change
 	if view.Listed { // else whatever belongs to a container would look like nobody's
 		view.Owners = a.state.LinkOwners()
 		view.ClearAPIs = a.apis.Ask(ctx, view.Host.Listeners, time.Now())
+		view.Tracking, view.Proxies = a.lastTracking(), view.Host.Proxies
+		view.RulesetChanged, view.RulesetChangedBy = a.rulesChanged, a.rulesChangedBy
 		a.settle()
 		view.Now = time.Now()
 		a.recent.Fill(&view)
@@ -52,6 +56,8 @@ func (a *agent) judge(ctx context.Context) {
 	}
 	a.collecting.Lock()
 	a.metrics.SetState(&view.Host, view.Containers)
+	a.metrics.SetTracking(&view.Tracking)
+	a.metrics.AddRulesetChanges(rulesets)
 	a.metrics.SetFindings(a.board.Standing(), a.board.Raised())
 	a.collecting.Unlock()
 	a.tell(changes)
@@ -114,6 +120,7 @@ func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) 
 		}
 	}
 	query.SandboxFolder = a.sandboxes
+	query.Owners = &a.owners
 	return query
 }
 

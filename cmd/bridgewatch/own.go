@@ -52,6 +52,10 @@ func (a *agent) status() exporters.Own {
 		own.Maps = append(own.Maps, a.egress.Usage()...)
 		a.measure(&own, "egress", a.egress)
 	}
+	if a.nat != nil {
+		own.Maps = append(own.Maps, a.nat.Usage()...)
+		a.measure(&own, "nat", a.nat)
+	}
 	if a.execs != nil {
 		a.measure(&own, "exec", a.execs)
 	}

@@ -24,6 +24,8 @@ func privileges() []privilege {
 		{cap.PERFMON, "let programs read kernel memory: drops, processes, routes", true},
 		{cap.NET_ADMIN, "attach to the devices of containers", true},
 		{cap.SYS_ADMIN, "enter the namespaces of containers, measure own cost", true},
+		{cap.NET_BROADCAST, "hear of translations and of changed rules inside of containers", true},
+		{cap.SYS_PTRACE, "say which process has a published port", true},
 		{cap.SYSLOG, "name the kernel functions that drop packets", false},
 	}
 	if os.Geteuid() != 0 { // the engine's folder is root's

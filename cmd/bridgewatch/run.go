@@ -39,6 +39,7 @@ type runCommand struct {
 	SeriesLimit    int           `name:"metrics.series-limit" default:"100000" help:"Series in all; what does not fit is counted as ~other."`
 	FlowTable      uint32        `name:"flow.table-size" default:"32768" help:"Conversations that are told apart between two readings, 5 seconds apart at most. One takes 350 bytes."`
 	DropTable      uint32        `name:"drop.table-size" default:"8192" help:"Combinations of place, reason and addresses of drops that are told apart between two readings. One takes 640 bytes."`
+	NATTable       int           `name:"nat.table-size" default:"4096" help:"Connections that bridgewatch nat can show. One takes 400 bytes."`
 	findingsFlags
 	Strict bool `help:"Fail if any signal cannot run."`
 }
@@ -49,6 +50,8 @@ func (c *runCommand) validate() error {
 		return errors.New("--metrics.series-limit must be at least 1000")
 	case c.FlowTable < 1024 || c.DropTable < 1024:
 		return errors.New("--flow.table-size and --drop.table-size must be at least 1024")
+	case c.NATTable < 1:
+		return errors.New("--nat.table-size must be at least 1")
 	case c.Retention < minRetention:
 		return fmt.Errorf("--metrics.retention must be at least %s: a new series shows 0 for its first 15 s", minRetention)
 	}

@@ -13,6 +13,7 @@ type page struct {
 	title       string
 	description string
 	variables   []object // after the data source
+	marks       []object // of moments in its graphs, beside those that every page has
 	rows        []row
 }
 
@@ -59,7 +60,7 @@ func (p page) grafana() ([]byte, error) {
 		"time": object{"from": "now-1h", "to": "now"}, "timepicker": object{}, "timezone": "browser",
 		"weekStart": "", "fiscalYearStartMonth": 0,
 		"links":       []object{siblings()},
-		"annotations": object{"list": []object{grafanasOwn(), agentStarts()}},
+		"annotations": object{"list": append([]object{grafanasOwn(), agentStarts()}, p.marks...)},
 		"templating":  object{"list": append([]object{source()}, p.variables...)},
 		"panels":      p.layout(),
 	}, "", "  ")
@@ -153,10 +154,15 @@ func grafanasOwn() object {
 
 // agentStarts marks where counters begin anew.
 func agentStarts() object {
+	return mark("Agent starts", "blue", "Bridgewatch started on {{instance}}",
+		`max by (instance) (changes(bridgewatch_signal_start_time_seconds{instance=~"$instance"}[2m])) > 0`)
+}
+
+// mark is a line in all graphs of a page, at each moment at which a query has an answer.
+func mark(name, colour, title, expr string) object {
 	return object{
-		"name": "Agent starts", "enable": true, "hide": false, "iconColor": "blue", "datasource": prometheus(),
-		"expr":        `max by (instance) (changes(bridgewatch_signal_start_time_seconds{instance=~"$instance"}[2m])) > 0`,
-		"titleFormat": "Bridgewatch started on {{instance}}", "step": "60s", "useValueForTime": false,
+		"name": name, "enable": true, "hide": false, "iconColor": colour, "datasource": prometheus(),
+		"expr": expr, "titleFormat": title, "step": "60s", "useValueForTime": false,
 	}
 }
 

@@ -2,8 +2,6 @@
 
 package main
 
-import "github.com/bridgewatch/bridgewatch/enrich/findings"
-
 func overview() page {
 	return page{
 		uid:   "bridgewatch-overview",
@@ -14,7 +12,7 @@ func overview() page {
 		variables: append(who(), kinds()),
 		rows: []row{
 			{panels: overviewNumbers()},
-			{id: 32, title: "What is wrong", panels: []panel{findingsTable(), findingsTimeline()}},
+			{id: 32, title: "What is wrong", panels: []panel{findingsAbout(33, "Findings that stand", ""), findingsTimeline()}},
 			{id: 12, title: "Who loses what", panels: overviewLosses()},
 			{id: 6, title: "Who talks", panels: []panel{receivers(7), senders(8), conversations(9)}},
 			{id: 19, title: "Can I trust a zero?", panels: []panel{signals(20), docker(21)}},
@@ -60,34 +58,6 @@ func overviewNumbers() []panel {
 			2, 4, []query{{`sum(1 - bridgewatch_signal_enabled{instance=~"$instance"})`, "off", false}},
 			number{unit: "none", colour: "green", steps: []step{{1, "red"}}}},
 	}
-}
-
-// concerned are the matchers for findings: those of the stacks and services chosen, and those of the host.
-const concerned = `instance=~"$instance", stack=~"$stack|", service=~"$service|"`
-
-func findingsTable() panel {
-	by := "max by (instance, stack, service, container, network, scope, id) "
-	// Of a severity, as a number to sort by.
-	rank := func(severity, rank string) string {
-		return `bridgewatch_finding{` + concerned + `, severity="` + severity + `"} * ` + rank
-	}
-	return panel{33, "Findings that stand",
-		"What is wrong now, the gravest first. Click a finding for its runbook: symptom, reason, remedy, and the command that " +
-			"confirms it. A finding stays for two minutes after its evidence has gone. One without a container concerns the whole host, " +
-			"whatever stack and service are chosen. bridgewatch doctor on the host shows the evidence in numbers.",
-		24, 9, []query{
-			{by + "(" + rank("critical", "3") + " or " + rank("warning", "2") + " or " + rank("info", "1") + ")", "", true},
-			{by + `(bridgewatch_finding_start_timestamp_seconds{` + concerned + `}) * 1000`, "", true},
-		}, table{
-			sort: "severity",
-			none: "No finding stands.",
-			columns: []column{
-				{of: "Value #A", title: "severity", values: []value{{"3", "critical", "red"}, {"2", "warning", "orange"}, {"1", "info", "blue"}}},
-				{of: "id", title: "finding", link: link{"Runbook", findings.Runbook("${__value.raw}")}},
-				{of: "stack"}, {of: "service", link: toDrops()}, {of: "container"}, {of: "network"}, {of: "scope"}, {of: "instance"},
-				{of: "Value #B", title: "since", unit: "dateTimeFromNow"},
-			},
-		}}
 }
 
 func findingsTimeline() panel {

@@ -75,3 +75,36 @@ func docker(id int) panel {
 		12, 7, []query{{`min by (instance) (bridgewatch_docker_up{instance=~"$instance"})`, "{{instance}}", false}},
 		states{on: state{"connected", "green"}, off: state{"not connected", "red"}}}
 }
+
+// concerned are the matchers for findings: those of the stacks and services chosen, and those of the host.
+const concerned = `instance=~"$instance", stack=~"$stack|", service=~"$service|"`
+
+// findingsAbout is the table of findings, of all or of those that a regular expression names.
+func findingsAbout(id int, title, ids string) panel {
+	which := concerned
+	if ids != "" {
+		which += `, id=~"` + ids + `"`
+	}
+	by := "max by (instance, stack, service, container, network, scope, id) "
+	// Of a severity, as a number to sort by.
+	rank := func(severity, rank string) string {
+		return `bridgewatch_finding{` + which + `, severity="` + severity + `"} * ` + rank
+	}
+	return panel{id, title,
+		"What is wrong now, the gravest first. Click a finding for its runbook: symptom, reason, remedy, and the command that " +
+			"confirms it. A finding stays for two minutes after its evidence has gone. One without a container concerns the whole host, " +
+			"whatever stack and service are chosen. bridgewatch doctor on the host shows the evidence in numbers.",
+		24, 9, []query{
+			{by + "(" + rank("critical", "3") + " or " + rank("warning", "2") + " or " + rank("info", "1") + ")", "", true},
+			{by + `(bridgewatch_finding_start_timestamp_seconds{` + which + `}) * 1000`, "", true},
+		}, table{
+			sort: "severity",
+			none: "No finding stands.",
+			columns: []column{
+				{of: "Value #A", title: "severity", values: []value{{"3", "critical", "red"}, {"2", "warning", "orange"}, {"1", "info", "blue"}}},
+				{of: "id", title: "finding", link: link{"Runbook", findings.Runbook("${__value.raw}")}},
+				{of: "stack"}, {of: "service", link: toDrops()}, {of: "container"}, {of: "network"}, {of: "scope"}, {of: "instance"},
+				{of: "Value #B", title: "since", unit: "dateTimeFromNow"},
+			},
+		}}
+}

@@ -57,9 +57,18 @@ type Report struct {
 	Bytes  int64          // payload bytes of a stream
 	Errors map[string]int // failed system calls by symbol
 
+	// Exchanged are the connections that a mirror answered on.
+	Exchanged []Exchange
+
 	// Transmitted is what the devices of the sender's namespace had sent, but for loopback.
 	Transmitted Counted
 }
+
+// Exchange is what both ends of a connection say of who opened it: the one who did, and the one who answered.
+type Exchange struct{ Local, Seen netip.AddrPort }
+
+// Kept tells whether the client's address reaches the server.
+func (e Exchange) Kept() bool { return e.Local.Addr() == e.Seen.Addr() }
 
 // Counted are packets and their bytes, Ethernet header included.
 type Counted struct{ Packets, Bytes uint64 }
@@ -68,6 +77,27 @@ type Counted struct{ Packets, Bytes uint64 }
 func (p Place) Traffic(tb testing.TB, args ...string) Report {
 	tb.Helper()
 	return parseReport(tb, run(tb, append(p.exec[:len(p.exec):len(p.exec)], args...)...))
+}
+
+// Begin is Traffic that goes on beside the test, which waits for it and its report by what Begin returns.
+func (p Place) Begin(tb testing.TB, args ...string) (wait func() Report) {
+	tb.Helper()
+	cmd := exec.Command(p.exec[0], append(p.exec[1:len(p.exec):len(p.exec)], args...)...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("start %q: %v", cmd.Args, err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tb.Cleanup(func() { _ = cmd.Process.Kill() })
+	return func() Report {
+		tb.Helper()
+		if err := <-ended; err != nil {
+			tb.Fatalf("%q: %v", cmd.Args, err)
+		}
+		return parseReport(tb, out.String())
+	}
 }
 
 func parseReport(tb testing.TB, text string) Report {

@@ -23,6 +23,8 @@ type report struct {
 	Bytes int64 `json:"bytes,omitempty"`
 	// Errors counts failed system calls by the name of the error.
 	Errors map[string]int `json:"errors,omitempty"`
+	// Exchanged are the connections that a mirror answered on.
+	Exchanged []exchanged `json:"exchanged,omitempty"`
 	// Transmitted is what the devices of this namespace have sent since their birth, but for loopback.
 	Transmitted counted `json:"transmitted"`
 }
@@ -53,6 +55,12 @@ func main() {
 		TCPListen  tcpListen       `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
 		TCPSend    tcpSend         `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
 		Advertise  routerAdvertise `cmd:"" name:"router-advertise" help:"Tell a link that here is an IPv6 router."`
+		Mirror     mirror          `cmd:"" help:"Tell everybody under which address they are seen."`
+		Exchange   exchange        `cmd:"" help:"Open a counted number of connections to a mirror."`
+		Ping       ping            `cmd:"" help:"Send a counted number of echo requests."`
+		SCTPInit   sctpInit        `cmd:"" name:"sctp-init" help:"Ask for a counted number of SCTP associations."`
+		UDPSpread  udpSpread       `cmd:"" name:"udp-spread" help:"Send datagrams from and to many ports."`
+		Lookup     lookup          `cmd:"" help:"Look a name up a counted number of times."`
 		Talk       talk            `cmd:"" help:"Listen, and talk to others by name, again and again."`
 		Sleep      sleepCommand    `cmd:"" help:"Do nothing."`
 	}

@@ -49,7 +49,18 @@ func crowd(containers int) View {
 	return v
 }
 
-// BenchmarkEvaluate looks for findings on a host where there are none, and where each container loses packets.
+// usesOf are of remote clients that a container sees, and of others that it does not.
+func usesOf(c *enrich.LiveContainer) []Use {
+	kept, lost := webUse(enrich.NoMechanism, 50, "203.0.113.9:50000", ""), webUse(enrich.UserlandProxy, 50, "203.0.113.9:50000", "")
+	uses := []Use{kept, lost}
+	for i := range uses {
+		uses[i].Subject.Identity, uses[i].ContainerID, uses[i].Port = c.Identity, c.ID, c.Published[0].Host.Port()
+	}
+	return uses
+}
+
+// BenchmarkEvaluate looks for findings on a host where there are none, and where each container loses packets and its
+// clients' addresses.
 func BenchmarkEvaluate(b *testing.B) {
 	for _, containers := range []int{100, 1000} {
 		for _, lost := range []uint64{0, 50} {
@@ -60,6 +71,7 @@ func BenchmarkEvaluate(b *testing.B) {
 						l := loss("filtered", lost)
 						l.Subject.Identity = view.Inventory.Containers[i].Identity
 						view.Losses = append(view.Losses, l)
+						view.Uses = append(view.Uses, usesOf(&view.Inventory.Containers[i])...)
 					}
 				}
 				b.ReportAllocs()

@@ -218,6 +218,23 @@ func TestBoardIgnoresByNetwork(t *testing.T) {
 	s.requireLog(t, "0 raised filtered shop-web-1", "5 raised unused-network ")
 }
 
+// TestBoardIgnoresForService: the label of a service's containers is for what concerns the service as a whole, too.
+func TestBoardIgnoresForService(t *testing.T) {
+	s := newStage(Config{Hold: time.Minute})
+	s.view.Uses = []Use{meshUse(5)}
+	s.view.container(webID).Labels = map[string]string{LabelIgnore: "mesh-snat"} // of another service
+	s.view.container(taskID).Labels = map[string]string{LabelIgnore: "mesh-snat"}
+	s.play(0)
+	s.requireLog(t)
+	s.view.container(taskID).Labels = map[string]string{LabelIgnore: "masq-src"}
+	s.play(5)
+	s.requireLog(t, "5 raised mesh-snat ")
+	ignore, err := ParseIgnore("mesh-snat@stack/api")
+	if err != nil || !ignore.Matches("mesh-snat", meshUse(5).Subject) {
+		t.Errorf("%+v does not match the service: %v", ignore, err)
+	}
+}
+
 // TestBoardIgnoresWhoHasEnded: what a container lost at its end is in view for longer than the container.
 func TestBoardIgnoresWhoHasEnded(t *testing.T) {
 	s := newStage(Config{Hold: time.Minute})

@@ -18,6 +18,9 @@ func rules() []rule {
 		routeRules(),
 		tableRules(),
 		publishedRules(),
+		sourceRules(),
+		conntrackRules(),
+		conflictRules(),
 		inventoryRules(),
 	)
 }

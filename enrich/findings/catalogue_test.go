@@ -77,14 +77,14 @@ func TestCauses(t *testing.T) {
 func TestConfirmIsFilled(t *testing.T) {
 	raised := map[string]bool{}
 	check := func(view View) {
-		for _, f := range look(NewBoard(Config{UnusedAfter: 1}), view, leave) {
+		for _, f := range look(NewBoard(Config{UnusedAfter: 1}), view, unused) {
 			raised[f.ID] = true
 			if left := placeholder.FindString(strings.ReplaceAll(f.Confirm, "{{", "")); left != "" {
 				t.Errorf("%s: %s is left in %q", f.ID, left, f.Confirm)
 			}
 		}
 	}
-	for _, cases := range [][]ruleCase{filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), inventoryCases()} {
+	for _, cases := range allCases() {
 		for _, c := range cases {
 			view := healthy()
 			c.change(&view)

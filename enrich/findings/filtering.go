@@ -179,23 +179,30 @@ func leaking(v *View) []hit {
 	var hits []hit
 	for i := range v.Leaks {
 		l := &v.Leaks[i]
-		n := v.network(l.Subject.Network)
-		if n == nil || n.Driver != "bridge" || n.Internal || !n.Masquerade || l.Packets < l.Resets+perMinute {
+		if l.Packets < l.Resets+perMinute || !v.isToTranslate(l) {
 			continue
 		}
-		if gatewayMode(n, l.Example.Source.Is6()) == "routed" {
-			continue
-		}
-		facts := []Fact{
-			number("packets untranslated", float64(l.Packets-l.Resets), "in the last minute"),
-			text("example", l.Example.Source.String()+" > "+l.Example.Destination.String()+" "+enrich.ProtocolName(l.Example.Protocol)),
-		}
-		if device := v.link(l.Example.Device); device != nil {
-			facts = append(facts, text("left by", device.Name))
-		}
-		hits = append(hits, hit{subject: l.Subject, evidence: facts})
+		facts := []Fact{number("packets untranslated", float64(l.Packets-l.Resets), "in the last minute")}
+		hits = append(hits, hit{subject: l.Subject, evidence: append(facts, v.leakFacts(l)...)})
 	}
 	return hits
+}
+
+// isToTranslate tells whether Docker is to translate what leaked.
+func (v *View) isToTranslate(l *Leak) bool {
+	n := v.network(l.Subject.Network)
+	return n != nil && n.Driver == "bridge" && !n.Internal && n.Masquerade && gatewayMode(n, l.Example.Source.Is6()) != "routed"
+}
+
+// leakFacts say which packet it was for example.
+func (v *View) leakFacts(l *Leak) []Fact {
+	facts := []Fact{
+		text("example", l.Example.Source.String()+" > "+l.Example.Destination.String()+" "+enrich.ProtocolName(l.Example.Protocol)),
+	}
+	if device := v.link(l.Example.Device); device != nil {
+		facts = append(facts, text("left by", device.Name))
+	}
+	return facts
 }
 
 // position says a switch's in words.

@@ -118,9 +118,33 @@ func healthy() View {
 			dbID: {Links: []loader.Link{{Index: 2, Name: "eth0", Kind: "veth", Peer: dbPort, MTU: 1500, MAC: mac(2)}}},
 		},
 		Owners: map[int]string{webPort: webID, dbPort: dbID, taskPort: taskID, buildPort: "aaaaaaaaaaaa0009"},
-		Rises:  map[string]Rise{webID: {ListenOverflows: 9, ListenDrops: 500, OutNoRoutes: 9}},
-		Config: Config{UnusedAfter: time.Hour},
+		Rises:  map[string]Rise{webID: {ListenOverflows: 9, ListenDrops: 500, OutNoRoutes: 9, InsertFailed: 100}},
+		Uses:   healthyUses(),
+		Unserved: []Unserved{ // while the engine wrote its rules anew
+			{Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
+				Attempts: 2, First: start.Add(-10 * time.Second), Last: start,
+				Example: webUse("", 0, "203.0.113.9:50000", "").Example},
+		},
+		Conntrack: ConntrackRise{InsertFailed: 100, Drop: 100, Invalid: 1000},
+		Tracking: enrich.Tracking{
+			Identities: []enrich.EgressIdentity{{ContainerID: webID, Address: addr("192.168.1.5"), Connections: 100, Sharing: 5}},
+			Pressure:   []enrich.PortPressure{{Address: addr("192.168.1.5"), Destination: addrPort("203.0.113.7:443"), Protocol: 6, Used: 84, Limit: 100}},
+		},
+		RulesetChanged: start, RulesetChangedBy: "iptables",
+		Proxies: 99,
+		Config:  Config{UnusedAfter: time.Hour},
 	}
+}
+
+// healthyUses are the web server's clients: remote ones keep their addresses, and for the others the engine has its ways.
+func healthyUses() []Use {
+	host := webUse(enrich.UserlandProxy, 50, "192.168.1.5:50000", "172.20.0.1:50000")
+	host.Client, host.Untranslated = enrich.ClientHost, 50
+	container := webUse(enrich.Hairpin, 50, "172.20.0.2:50000", "172.20.0.1:50000")
+	container.Client = enrich.ClientContainer
+	closed := webUse("", 0, "203.0.113.9:50000", "")
+	closed.Attempts = 500
+	return []Use{host, container, webUse(enrich.NoMechanism, 5000, "203.0.113.9:50000", "203.0.113.9:50000"), closed}
 }
 
 func healthyNetworks() []enrich.Network {

@@ -13,7 +13,7 @@ import (
 
 // LabelIgnore is the label on containers and networks with the IDs that their operator accepts there, separated by commas. On
 // a network it is for findings of nobody but the network. A Swarm service's own labels are not read, those of its
-// containers are.
+// containers are: for findings of the service as a whole, too, where one of them runs.
 const LabelIgnore = "bridgewatch.ignore"
 
 // Ignore is a state that an operator accepts: a finding, everywhere or for one service.
@@ -77,12 +77,17 @@ func (b *Board) ignored(labels map[enrich.Identity][]string, k key, now time.Tim
 }
 
 // ignoreLabels are the IDs that the labels of running containers and of networks accept, by who they are. Equal ones accept
-// together.
+// together, and a service's containers for their service.
 func ignoreLabels(view *View) map[enrich.Identity][]string {
 	labels := make(map[enrich.Identity][]string, len(view.Inventory.Containers))
 	for i := range view.Inventory.Containers {
 		c := &view.Inventory.Containers[i]
-		labels[c.Identity] = append(labels[c.Identity], acceptedBy(c.Labels)...)
+		accepted := acceptedBy(c.Labels)
+		labels[c.Identity] = append(labels[c.Identity], accepted...)
+		service := enrich.Identity{Stack: c.Identity.Stack, Service: c.Identity.Service}
+		if service.Service != "" && service != c.Identity {
+			labels[service] = append(labels[service], accepted...)
+		}
 	}
 	for i := range view.Inventory.Networks {
 		n := &view.Inventory.Networks[i]

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
-	"github.com/bridgewatch/bridgewatch/loader"
 )
 
 // publishedRules are about ports of the host: those that lead to containers, and the engine's own.
@@ -17,24 +16,23 @@ func publishedRules() []rule {
 	return []rule{
 		{
 			Definition: Definition{
-				ID: "ipv6-proxy-src", Severity: Info,
-				Title:   "A port is published on IPv6, but its container has none: IPv6 clients appear under the bridge's address.",
-				Remedy:  "Give the container's network IPv6, or publish the port on 0.0.0.0 only.",
-				Confirm: "ss -Htlnp 'sport = :{port}'",
-				Basis:   "the published ports, the proxy that listens on [::], the container's addresses, and whether the host has a global IPv6 prefix",
+				ID: "firewall-flush", Severity: Critical,
+				Title:   "Clients of a published port are not sent on to its container: the rules that did so are gone.",
+				Remedy:  "A firewall tool has removed Docker's rules. Restart Docker, which writes them anew (it stops containers unless live-restore is on), and see to it that the firewall starts before Docker and leaves table nat alone. With firewalld use Docker 28.3.3 or newer.",
+				Confirm: "sh -c 'iptables-save -t nat; ip6tables-save -t nat; nft list ruleset' 2>/dev/null | grep -iw dnat | grep -c 'dport {port} '",
+				Basis:   "remote clients' attempts at a published port that no rule translated and nobody answered, while its container ran and none fared better; a port that is closed inside the container is none, for attempts at it are translated",
 			},
-			after: settle,
-			find:  publishedOverIPv6,
+			find: flushed,
 		},
 		{
 			Definition: Definition{
-				ID: "userland-proxy-src", Severity: Warning,
-				Title:   "Remote clients reach a container through docker-proxy: it sees the bridge's address instead of theirs.",
-				Remedy:  "The translation rule for the port is missing, or something comes before it. Restart Docker after the firewall, so that its rules are made anew. For IPv6 before version 27.0 it takes \"ip6tables\": true with \"experimental\": true in daemon.json.",
-				Confirm: "ss -Htnap 'sport = :{port}'",
-				Basis:   "TCP connections of remote clients that a process of the host holds on a published port; translated ones have no socket there",
+				ID: "proxy-process-storm", Severity: Info,
+				Title:   "Very many docker-proxy processes run, one for each published port and address family.",
+				Remedy:  "Publish fewer ports: a range is as many processes as it has ports, and they take memory and make starting slow. Use host networking or macvlan for ranges, or set \"userland-proxy\": false in daemon.json.",
+				Confirm: "pgrep -cx docker-proxy",
+				Basis:   "the number of processes of docker-proxy",
 			},
-			find: proxied,
+			find: manyProxies,
 		},
 		{
 			Definition: Definition{
@@ -59,120 +57,91 @@ func publishedRules() []rule {
 	}
 }
 
-// globalUnicast6 is what the world's IPv6 addresses are in (RFC 4291).
-var globalUnicast6 = netip.MustParsePrefix("2000::/3")
-
-// hasGlobal6 tells whether the host has a global IPv6 prefix or address on a link that is not Docker's: both are routes.
-func (v *View) hasGlobal6() bool {
-	bridges := v.bridges()
-	return slices.ContainsFunc(v.Host.Routes, func(r loader.Route) bool {
-		_, dockers := bridges[r.Device]
-		return !dockers && r.Device != 0 && !r.Gateway.IsValid() &&
-			r.Destination.Bits() >= globalUnicast6.Bits() && globalUnicast6.Contains(r.Destination.Addr())
-	})
-}
-
-// publishedOverIPv6 finds ports that a proxy offers on [::] for containers without IPv6. Docker publishes on both families
-// if nothing is said; it matters only where somebody can come by IPv6.
-func publishedOverIPv6(v *View) []hit {
-	if !v.hasGlobal6() {
-		return nil
-	}
-	listens := make(map[uint16]bool)
-	for _, l := range v.Host.Listeners {
-		if l.Address.Addr() == netip.IPv6Unspecified() {
-			listens[l.Address.Port()] = true
-		}
-	}
-	var hits []hit
-	for i := range v.Inventory.Containers {
-		c := &v.Inventory.Containers[i]
-		for _, p := range c.Published {
-			if p.Protocol != "tcp" || p.Host.Addr() != netip.IPv6Unspecified() || !listens[p.Host.Port()] || hasIPv6(c) {
-				continue
-			}
-			hits = append(hits, publishedHit(c, p, text("published on", p.Host.String()), text("container's IPv6 address", "none")))
-		}
-	}
-	return hits
-}
-
-func hasIPv6(c *enrich.LiveContainer) bool {
-	return slices.ContainsFunc(c.Endpoints, func(e enrich.Endpoint) bool {
-		return slices.ContainsFunc(e.Addresses, netip.Addr.Is6)
-	})
-}
-
 // publishedHit concerns a published port: it tells findings of one container apart.
 func publishedHit(c *enrich.LiveContainer, p enrich.PublishedPort, evidence ...Fact) hit {
-	subject := of(c, "", enrich.ScopeHost)
-	subject.Object = fmt.Sprintf("%d/%s", p.Host.Port(), p.Protocol)
-	return hit{subject: subject, evidence: evidence, fill: map[string]string{
-		"container": c.Name, "port": strconv.Itoa(int(p.Host.Port())),
-	}}
+	h := portHit(ofPort(c, p.Host.Port(), p.Protocol), p.Host.Port(), p.Protocol, evidence...)
+	h.fill["container"] = c.Name
+	return h
 }
 
-// proxied finds published ports on which a process of the host serves remote clients. By design that is so for the host
-// itself, for containers (hairpin), for what comes by a link-local address, which is not translated, and for IPv6 where the
-// container has none: ipv6-proxy-src says that.
-func proxied(v *View) []hit {
-	remote := v.remoteClients()
+// inVain is how many attempts without an answer make a finding.
+const inVain = 3
+
+// flushed finds published ports that ought to be translated and are not, with nobody to take the place of the rules. While
+// docker-proxy does, userland-proxy-src says so.
+func flushed(v *View) []hit {
+	running := v.running()
 	var hits []hit
-	for i := range v.Inventory.Containers {
-		c := &v.Inventory.Containers[i]
-		for _, p := range c.Published {
-			clients := clientsOf(p, remote[p.Host.Port()], hasIPv6(c))
-			if len(clients) == 0 {
+	for i := range v.Unserved {
+		u := &v.Unserved[i]
+		subject, ipv6, least := u.Subject, client(&u.Example).Is6(), settle
+		if c := running[u.ContainerID]; c != nil {
+			subject = ofPort(c, u.Port, u.Protocol)
+			if !v.isSentTo(c, ipv6) {
 				continue
 			}
-			hits = append(hits, publishedHit(c, p,
-				number("connections", float64(len(clients)), "now"), text("example", clients[0].String()+" > "+p.Host.String())))
+		} else if least = leave; ipv6 { // the routing mesh, which speaks IPv4 only, and whose services are known late
+			continue
 		}
+		if u.Attempts < inVain || u.Last.Sub(u.First) < least {
+			continue
+		}
+		facts := []Fact{
+			number("attempts in vain", float64(u.Attempts), "since "+clock(u.First)),
+			number("for", u.Last.Sub(u.First).Seconds(), "s"), visit(&u.Example),
+		}
+		hits = append(hits, portHit(subject, u.Port, u.Protocol, append(facts, v.rulesetFacts()...)...))
 	}
 	return hits
 }
 
-// remoteClients are the connections of clients beyond the host and its bridges, by the host's port.
-func (v *View) remoteClients() map[uint16][]loader.Connection {
-	own := make(map[netip.Addr]bool)
-	for _, c := range v.Host.Connections {
-		own[c.Local.Addr()] = true
+// rulesetFacts say when the host's rules were last changed.
+func (v *View) rulesetFacts() []Fact {
+	if v.RulesetChanged.IsZero() {
+		return nil
 	}
-	listeners := make(map[uint16][]netip.Addr)
-	for _, l := range v.Host.Listeners {
-		listeners[l.Address.Port()] = append(listeners[l.Address.Port()], l.Address.Addr())
+	when := clock(v.RulesetChanged)
+	if v.RulesetChangedBy != "" {
+		when += " by " + v.RulesetChangedBy
 	}
-	remote := make(map[uint16][]loader.Connection)
-	for _, c := range v.Host.Connections {
-		client, local, port := c.Remote.Addr(), c.Local.Addr(), c.Local.Port()
-		if client.IsLoopback() || client.IsLinkLocalUnicast() || local.IsLoopback() || own[client] || v.inDockerSubnet(client) {
-			continue
-		}
-		// Where nobody listens, the host is the client, from a port that happens to be the same.
-		if slices.ContainsFunc(listeners[port], func(l netip.Addr) bool { return covers(l, local) }) {
-			remote[port] = append(remote[port], c)
-		}
-	}
-	return remote
+	return []Fact{text("rules last changed", when)}
 }
 
-// covers tells whether a socket on an address takes what is for another: an unspecified one takes all, and that of IPv6
-// mostly IPv4 too.
-func covers(listening, address netip.Addr) bool {
-	return listening == address || listening == netip.IPv6Unspecified() || listening == netip.IPv4Unspecified() && address.Is4()
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
+
+// isSentTo tells whether Docker is to translate what comes to a container's published ports from a family's clients.
+func (v *View) isSentTo(c *enrich.LiveContainer, ipv6 bool) bool {
+	return slices.ContainsFunc(c.Endpoints, func(e enrich.Endpoint) bool {
+		n := v.network(e.Network)
+		if n == nil || n.Driver != "bridge" || n.Internal {
+			return false
+		}
+		mode := gatewayMode(n, ipv6)
+		return mode != "routed" && mode != "isolated" &&
+			slices.ContainsFunc(e.Addresses, func(a netip.Addr) bool { return a.Is6() == ipv6 })
+	})
 }
 
-// clientsOf are those that came to a published port, of connections to a port with its number.
-func clientsOf(p enrich.PublishedPort, connections []loader.Connection, ipv6 bool) []netip.AddrPort {
-	var clients []netip.AddrPort
-	for _, c := range connections {
-		local := c.Local.Addr()
-		sameFamily := p.Host.Addr().Is6() == local.Is6()
-		if p.Protocol == "tcp" && sameFamily && covers(p.Host.Addr(), local) && (ipv6 || local.Is4()) {
-			clients = append(clients, c.Remote)
+// storm is how many proxies are worth a word. Each takes some megabytes.
+const storm = 100
+
+func manyProxies(v *View) []hit {
+	if v.Proxies < storm {
+		return nil
+	}
+	ports, most := 0, (*enrich.LiveContainer)(nil)
+	for i := range v.Inventory.Containers {
+		c := &v.Inventory.Containers[i]
+		ports += len(c.Published)
+		if most == nil || len(c.Published) > len(most.Published) {
+			most = c
 		}
 	}
-	return clients
+	facts := []Fact{number("docker-proxy processes", float64(v.Proxies), ""), number("published ports, by address", float64(ports), "")}
+	if ports > 0 {
+		facts = append(facts, text("most of them of", most.Name), number("ports of that, by address", float64(len(most.Published)), ""))
+	}
+	return onHost(facts, nil)
 }
 
 // established is how many packets make a connection: the handshake, and something said. Fewer may be a scan's, which a guard

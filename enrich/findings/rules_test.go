@@ -36,21 +36,34 @@ func one(id string, subject Subject, confirm string, evidence ...Fact) []raised 
 	return []raised{{id, subject, evidence, confirm}}
 }
 
+func allCases() [][]ruleCase {
+	return [][]ruleCase{
+		filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), sourceCases(), conntrackCases(), conflictCases(),
+		inventoryCases(),
+	}
+}
+
 func TestRules(t *testing.T) {
-	for _, cases := range [][]ruleCase{filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), inventoryCases()} {
+	for _, cases := range allCases() {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
 				view := healthy()
 				c.change(&view)
-				var got []raised
-				for _, f := range look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, leave) {
-					got = append(got, raised{f.ID, f.Subject, f.Evidence, f.Confirm})
-				}
-				if diff := cmp.Diff(c.want, got); diff != "" {
-					t.Errorf("findings (-want +got):\n%s", diff)
-				}
+				requireRaised(t, look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, unused), c.want)
 			})
 		}
+	}
+}
+
+// requireRaised compares what a case expects with what a board shows.
+func requireRaised(t *testing.T, all []Finding, want []raised) {
+	t.Helper()
+	var got []raised
+	for _, f := range all {
+		got = append(got, raised{f.ID, f.Subject, f.Evidence, f.Confirm})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
 	}
 }
 
@@ -60,12 +73,13 @@ func TestLosses(t *testing.T) {
 		"filtered": 10, "docker-user": 10, "own-firewall": 10, "link-down": 10, "foreign-program": 10, "rp-filter": 10, "direct-route-drop": 10, "unpublished-port": 10,
 		"icc-false": 10, "internal-net": 10, "isolation-between-bridges": 10, "veth-down": 10, "mtu-bridge": 10, "hairpin": 10,
 		"csum-offload": 10, "v6-disabled": 10, "macvlan-host": 10, "no-route": 10, "localnet": 10, "ttl-loop": 100,
+		"snat-exhaustion": 10, "dns-5s-race": 3, "ct-invalid-rst": 10,
 		"neigh-queue": 10, "qdisc": 100, "no-memory": 10, "fragment-lost": 10, "unknown": 10,
 	}
 	host := []string{"forward-policy-drop", "cpu-backlog", "ip-forward-off", "conntrack-full", "neigh-overflow"}
 	find := func(losses ...Loss) []Finding {
 		view := healthy()
-		view.Losses = losses
+		view.Losses, view.Uses, view.Conntrack = losses, nil, ConntrackRise{}
 		return look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, 0)
 	}
 	for cause, least := range victims {
@@ -331,7 +345,6 @@ func filteringCases() []ruleCase {
 			one("internal-net", webOn("", enrich.ScopeContainer, ""), "docker network inspect -f '{{.Internal}}' front",
 				number("IPv4 packets not sent", 10, "in the last minute")),
 		},
-		{"untranslated leftovers of connections", func(v *View) { leak(v, "front", 1000, 991) }, nil},
 		{"untranslated on purpose", func(v *View) {
 			leak(v, "front", 1000, 0)
 			v.network("front").Masquerade = false
@@ -617,16 +630,6 @@ func tableCases() []ruleCase {
 }
 
 func publishedCases() []ruleCase {
-	ipv6 := func(v *View) {
-		v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2001:db8::/64"), Device: uplinkIndex, Protocol: "kernel"})
-	}
-	giveIPv6 := func(v *View) {
-		web := containerOf(v, webID)
-		web.Endpoints[0].Addresses = append(web.Endpoints[0].Addresses, addr("fd00::2"))
-	}
-	connect := func(v *View, local, remote string) {
-		v.Host.Connections = append(v.Host.Connections, loader.Connection{Local: addrPort(local), Remote: addrPort(remote)})
-	}
 	inbound := func(v *View, id string, port uint16, network, remote string, packets uint64) {
 		v.Inbound = append(v.Inbound, Inbound{
 			Subject:     Subject{Identity: enrich.Identity{Network: network}, Scope: enrich.ScopeContainer},
@@ -636,47 +639,21 @@ func publishedCases() []ruleCase {
 		Identity: enrich.Identity{Stack: "shop", Service: "db", Container: "shop-db-1", Network: "front"},
 		Scope:    enrich.ScopeHost, Object: "5432/tcp",
 	}
+	vain := func(v *View, attempts uint64, length time.Duration) {
+		v.RulesetChanged = time.Time{}
+		from := start.Add(-10 * time.Second)
+		v.Unserved = []Unserved{{
+			Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
+			Attempts: attempts, First: from, Last: from.Add(length),
+			Example: webUse("", 0, "203.0.113.9:50000", "").Example,
+		}}
+	}
+	vainMesh := func(v *View, attempts uint64, length time.Duration) {
+		vain(v, attempts, length)
+		v.Unserved[0].Subject, v.Unserved[0].ContainerID = meshUse(1).Subject, ""
+	}
+	const dnat = "sh -c 'iptables-save -t nat; ip6tables-save -t nat; nft list ruleset' 2>/dev/null | grep -iw dnat | grep -c 'dport 8080 '"
 	return []ruleCase{
-		{
-			"published on [::] without IPv6", ipv6,
-			one("ipv6-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htlnp 'sport = :8080'",
-				text("published on", "[::]:8080"), text("container's IPv6 address", "none")),
-		},
-		{"published on [::] with IPv6", func(v *View) {
-			ipv6(v)
-			giveIPv6(v)
-			v.Host.Connections = v.Host.Connections[:5]
-		}, nil},
-		{"published on [::], but without a proxy", func(v *View) {
-			ipv6(v)
-			v.Host.Listeners = v.Host.Listeners[:1]
-		}, nil},
-		{"IPv6 on a bridge of Docker's only", func(v *View) {
-			v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2001:db8::/64"), Device: frontIndex})
-		}, nil},
-		{"an IPv6 tunnel's default route only", func(v *View) {
-			v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2000::/3"), Device: 18, Gateway: addr("fe80::1")})
-		}, nil},
-		{
-			"remote clients by the proxy", func(v *View) {
-				connect(v, "192.168.1.5:8080", "203.0.113.9:50000")
-				connect(v, "192.168.1.5:8080", "192.168.1.77:50000") // on macvlan: remote, too
-			},
-			one("userland-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htnap 'sport = :8080'",
-				number("connections", 2, "now"), text("example", "203.0.113.9:50000 > 0.0.0.0:8080")),
-		},
-		{
-			"remote clients by the proxy over IPv6", func(v *View) {
-				giveIPv6(v)
-			},
-			one("userland-proxy-src", webOn("", enrich.ScopeHost, "8080/tcp"), "ss -Htnap 'sport = :8080'",
-				number("connections", 1, "now"), text("example", "[2001:db8::9]:4000 > [::]:8080")),
-		},
-		{"remote clients of the host's own server", func(v *View) { connect(v, "192.168.1.5:22", "203.0.113.9:50000") }, nil},
-		{"remote clients of a port published elsewhere", func(v *View) {
-			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
-			connect(v, "192.168.1.5:8080", "203.0.113.9:50000")
-		}, nil},
 		{
 			"published on loopback, reached from outside", func(v *View) { inbound(v, dbID, 5432, "front", "192.168.1.77", 3) },
 			one("lo-publish-exposed", db, "conntrack -L --reply-src 172.20.0.3", text("published on", "127.0.0.1:5432"),
@@ -699,6 +676,49 @@ func publishedCases() []ruleCase {
 		}, nil},
 		{"published for all, reached from outside", func(v *View) { inbound(v, webID, 80, "front", "192.168.1.77", 300) }, nil},
 		{"published on loopback, reached by macvlan", func(v *View) { inbound(v, dbID, 5432, "lan", "192.168.1.88", 300) }, nil},
+		{
+			"asked for in vain", func(v *View) { vain(v, 3, 5*time.Second) },
+			one("firewall-flush", webOn("", enrich.ScopeHost, "8080/tcp"), dnat,
+				number("attempts in vain", 3, "since 2026-03-01 11:59:50 UTC"), number("for", 5, "s"),
+				text("example", "203.0.113.9:50000 > 192.168.1.5:8080 tcp")),
+		},
+		{
+			"asked for in vain since the rules changed", func(v *View) {
+				vain(v, 3, 5*time.Second)
+				v.RulesetChanged, v.RulesetChangedBy = start.Add(-time.Minute), "nft, of ferm"
+			},
+			one("firewall-flush", webOn("", enrich.ScopeHost, "8080/tcp"), dnat,
+				number("attempts in vain", 3, "since 2026-03-01 11:59:50 UTC"), number("for", 5, "s"),
+				text("example", "203.0.113.9:50000 > 192.168.1.5:8080 tcp"),
+				text("rules last changed", "2026-03-01 11:59:00 UTC by nft, of ferm")),
+		},
+		{
+			"the mesh is asked for in vain", func(v *View) { vainMesh(v, 3, 30*time.Second) },
+			one("firewall-flush", meshUse(1).Subject, dnat,
+				number("attempts in vain", 3, "since 2026-03-01 11:59:50 UTC"), number("for", 30, "s"),
+				text("example", "203.0.113.9:50000 > 192.168.1.5:8080 tcp")),
+		},
+		{"the mesh is asked for in vain for a moment", func(v *View) { vainMesh(v, 300, 29*time.Second) }, nil},
+		{"the mesh is asked for in vain over IPv6, which it has not", func(v *View) {
+			vainMesh(v, 300, time.Minute)
+			v.Unserved[0].Example.Original.Source = addrPort("[2001:db8::9]:50000")
+		}, nil},
+		{"asked for in vain twice", func(v *View) { vain(v, 2, 30*time.Second) }, nil},
+		{"asked for in vain for a moment", func(v *View) { vain(v, 300, 4900*time.Millisecond) }, nil},
+		{"asked for in vain over IPv6, which the container has not", func(v *View) {
+			vain(v, 300, time.Minute)
+			v.Unserved[0].Example.Original.Source = addrPort("[2001:db8::9]:50000")
+		}, nil},
+		{"asked for in vain where nothing is translated", func(v *View) {
+			vain(v, 300, time.Minute)
+			v.network("front").GatewayMode4 = "routed"
+		}, nil},
+		{
+			"many proxies", func(v *View) { v.Proxies = 100 },
+			one("proxy-process-storm", onTheHost(""), "pgrep -cx docker-proxy",
+				number("docker-proxy processes", 100, ""), number("published ports, by address", 4, ""),
+				text("most of them of", "shop-db-1"), number("ports of that, by address", 2, "")),
+		},
 		{
 			"the engine listens", func(v *View) { v.ClearAPIs = []netip.AddrPort{addrPort("192.168.1.5:2375")} },
 			one("daemon-tcp-open", onTheHost("192.168.1.5:2375"), "curl -sim 2 --noproxy '*' http://192.168.1.5:2375/_ping",

@@ -74,6 +74,15 @@ func (v *View) container(id string) *enrich.LiveContainer {
 	return nil
 }
 
+// running are the containers by their ID, for who looks for many.
+func (v *View) running() map[string]*enrich.LiveContainer {
+	all := make(map[string]*enrich.LiveContainer, len(v.Inventory.Containers))
+	for i := range v.Inventory.Containers {
+		all[v.Inventory.Containers[i].ID] = &v.Inventory.Containers[i]
+	}
+	return all
+}
+
 // network finds one by its name; nil: there is none.
 func (v *View) network(name string) *enrich.Network {
 	for i := range v.Inventory.Networks {

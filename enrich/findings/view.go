@@ -26,14 +26,18 @@ type View struct {
 	Inbound []Inbound
 	Rises   map[string]Rise // by ID of the container that owns the namespace
 	Uses    []Use
+	// Unserved are the published ports that remote clients ask for in vain right now.
+	Unserved  []Unserved
+	Conntrack ConntrackRise // of the host's namespace
 	// NeighboursRefused is how often an entry of the kernel's neighbour tables was refused for want of room.
 	NeighboursRefused uint64
 
 	Tracking enrich.Tracking // what is in the host's table of tracked connections
 	// RulesetChanged is when the host's nftables rules were last changed, by whomever; zero: not since the agent started, or
 	// not known.
-	RulesetChanged time.Time
-	Proxies        int // processes of docker-proxy
+	RulesetChanged   time.Time
+	RulesetChangedBy string // name of the process that did so, and of its parent where that is known; "" is not
+	Proxies          int    // processes of docker-proxy
 
 	Config Config
 }
@@ -75,7 +79,7 @@ type Inbound struct {
 	Remote      netip.Addr // who sent the latest
 }
 
-// Use is what came to one published port, from clients of one kind and in one way, within the Window.
+// Use is what came to one published port, from clients of one kind and family of addresses and in one way, within the Window.
 type Use struct {
 	Subject      Subject // Object is port/protocol
 	ContainerID  string
@@ -85,9 +89,29 @@ type Use struct {
 	Mechanism    enrich.Mechanism
 	Preserved    bool
 	Attempts     uint64
-	Untranslated uint64 // of the attempts: no rule sent them to the container
-	Connections  uint64 // that were answered
-	Example      enrich.PublishedConnection
+	Untranslated uint64                     // of the attempts: no rule sent them to the container
+	Connections  uint64                     // that were answered
+	Example      enrich.PublishedConnection // the latest connection, or attempt as long as there is none
+}
+
+// Unserved is a published port whose remote clients no rule sends to a container and nobody answers, since the last one that
+// fared better and since the container has started. Clients of one family of addresses: the other may fare better.
+type Unserved struct {
+	Subject     Subject // Object is port/protocol
+	ContainerID string  // "": the routing mesh serves the port
+	Port        uint16
+	Protocol    string
+	Attempts    uint64
+	First, Last time.Time                  // of the attempts
+	Example     enrich.PublishedConnection // the latest of them
+}
+
+// ConntrackRise is how much connection tracking's counters of a namespace have grown within the Window: see
+// loader.ConntrackStats.
+type ConntrackRise struct {
+	InsertFailed uint64
+	Drop         uint64
+	Invalid      uint64
 }
 
 // Rise is how much counters of a container's namespace have grown within the Window.
@@ -95,4 +119,5 @@ type Rise struct {
 	ListenOverflows uint64
 	ListenDrops     uint64
 	OutNoRoutes     uint64 // see loader.NetnsState
+	InsertFailed    uint64 // see loader.ConntrackStats
 }

@@ -22,13 +22,15 @@ const (
 	allSlots   = slots + 1
 )
 
-// Bounds of what is kept. A key is a victim and a cause, a container and its network, a container and its port; a host with
-// a thousand containers has few thousand of each even when all of them are in trouble.
+// Bounds of what is kept. A key is a victim and a cause, a container and its network, a container and its port, a published
+// port and how its clients come; a host with a thousand containers has few thousand of each even when all of them are in
+// trouble.
 const (
 	maxLosses  = 4096
 	maxLeaks   = 1024
 	maxInbound = 4096
 	maxNetns   = 4096
+	maxUses    = 4096
 	maxTargets = 8 // destinations that a loss or a leak remembers
 )
 
@@ -47,9 +49,12 @@ type Recent struct {
 	losses    bounded[lossKey, lossEntry]
 	leaks     bounded[Subject, leakEntry]
 	inbound   bounded[inboundKey, inboundEntry]
+	uses      bounded[useKey, useEntry]
+	unserved  bounded[askedKey, unservedEntry]
 	listening bounded[string, listenEntry] // by ID of the container that owns the namespace
 	addresses map[netip.Addr]time.Time     // of containers, and when they last had them
 	tables    [2]refusals                  // of neighbours, IPv4 and IPv6
+	conntrack conntrackEntry               // of the host
 }
 
 // NewRecent makes an empty one.
@@ -58,6 +63,8 @@ func NewRecent() *Recent {
 		losses:    newBounded[lossKey, lossEntry](maxLosses),
 		leaks:     newBounded[Subject, leakEntry](maxLeaks),
 		inbound:   newBounded[inboundKey, inboundEntry](maxInbound),
+		uses:      newBounded[useKey, useEntry](maxUses),
+		unserved:  newBounded[askedKey, unservedEntry](maxUses),
 		listening: newBounded[string, listenEntry](maxNetns),
 		addresses: make(map[netip.Addr]time.Time),
 	}
@@ -118,6 +125,7 @@ type listenEntry struct {
 	overflows slotted
 	drops     slotted
 	noRoutes  slotted
+	failed    slotted
 }
 
 // refusals is how often a table refused an entry.
@@ -277,6 +285,7 @@ func (r *Recent) AddNetns(id string, s loader.NetnsState, now time.Time) {
 		e.overflows.add(now, risen(e.before.ListenOverflows, s.ListenOverflows))
 		e.drops.add(now, risen(e.before.ListenDrops, s.ListenDrops))
 		e.noRoutes.add(now, risen(e.before.OutNoRoutes, s.OutNoRoutes))
+		e.failed.add(now, risen(e.before.Conntrack.InsertFailed, s.Conntrack.InsertFailed))
 	}
 	e.before, e.seen = s, now
 }
@@ -298,6 +307,9 @@ func (r *Recent) Fill(view *View) {
 	view.Leaks = r.leaked(view.Now)
 	view.Inbound = r.came(view.Now)
 	view.Rises = r.risen(view.Now)
+	view.Uses = r.used(view.Now)
+	view.Unserved = r.unservedIn(view)
+	view.Conntrack = r.tracked(view)
 	view.NeighboursRefused = r.refused(view)
 }
 
@@ -386,7 +398,8 @@ func (r *Recent) risen(now time.Time) map[string]Rise {
 		overflows, _ := e.overflows.sum(now)
 		drops, _ := e.drops.sum(now)
 		noRoutes, _ := e.noRoutes.sum(now)
-		if rise := (Rise{overflows, drops, noRoutes}); rise != (Rise{}) {
+		failed, _ := e.failed.sum(now)
+		if rise := (Rise{overflows, drops, noRoutes, failed}); rise != (Rise{}) {
 			all[id] = rise
 		}
 	}
@@ -409,7 +422,8 @@ func (r *Recent) refused(view *View) (sum uint64) {
 	return sum
 }
 
-// Overflow says how many packets concerned somebody for whom there was no room, since the start.
+// Overflow says how many packets, or connections and attempts at them, concerned somebody for whom there was no room, since
+// the start.
 func (r *Recent) Overflow() []loader.Loss {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -417,6 +431,8 @@ func (r *Recent) Overflow() []loader.Loss {
 		{Place: "recent_losses", Count: r.losses.rest},
 		{Place: "recent_leaks", Count: r.leaks.rest},
 		{Place: "recent_inbound", Count: r.inbound.rest},
+		{Place: "recent_uses", Count: r.uses.rest},
+		{Place: "recent_unserved", Count: r.unserved.rest},
 	}
 }
 

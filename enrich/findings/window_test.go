@@ -318,6 +318,9 @@ func TestRecentIsBounded(t *testing.T) {
 		f.LocalPort, f.RemotePort, f.Protocol, f.RX.Packets = 80, 50000, 6, 5
 		r.AddFlows([]enrich.Flow{f}, at(0))
 		r.AddNetns(d.Container, loader.NetnsState{}, at(0))
+		c := visited(enrich.UserlandProxy, "203.0.113.9:50000", "192.168.1.5:8080", 0)
+		c.Container = d.Container
+		r.AddNAT(enrich.NAT{Attempts: []enrich.PublishedConnection{c}}, at(0))
 	}
 	known := dropped("filtered", webID, 100)
 	known.Container = "0"
@@ -328,6 +331,9 @@ func TestRecentIsBounded(t *testing.T) {
 		t.Errorf("kept %d losses, %d leaks, %d inbound, %d namespaces",
 			len(view.Losses), len(view.Leaks), len(view.Inbound), len(r.listening.entries))
 	}
+	if len(view.Uses) != maxUses || len(view.Unserved) != maxUses {
+		t.Errorf("kept %d uses, %d unserved ports", len(view.Uses), len(view.Unserved))
+	}
 	if view.Losses[0].Packets != 102 {
 		t.Errorf("of one that is known: %d packets", view.Losses[0].Packets)
 	}
@@ -335,6 +341,8 @@ func TestRecentIsBounded(t *testing.T) {
 		{Place: "recent_losses", Count: 2 * uint64(many-maxLosses)},
 		{Place: "recent_leaks", Count: 3 * uint64(many-maxLeaks)},
 		{Place: "recent_inbound", Count: 5 * uint64(many-maxInbound)},
+		{Place: "recent_uses", Count: uint64(many - maxUses)},
+		{Place: "recent_unserved", Count: uint64(many - maxUses)},
 	}
 	if diff := cmp.Diff(want, r.Overflow()); diff != "" {
 		t.Errorf("overflow (-want +got):\n%s", diff)

@@ -274,6 +274,8 @@ func TestNames(t *testing.T) {
 		"bridgewatch_unattributed_packets_total":      "bridgewatch.unattributed.packets",
 		"bridgewatch_tcp_listen_overflows_total":      "bridgewatch.tcp.listen.overflows",
 		"bridgewatch_unnatted_egress_packets_total":   "bridgewatch.unnatted.egress.packets",
+		"bridgewatch_published_connections_total":     "bridgewatch.published.connections",
+		"bridgewatch_snat_ports_used":                 "bridgewatch.snat.ports.used",
 	} {
 		if seen[want] != prometheus {
 			t.Errorf("%s is not %s", prometheus, want)

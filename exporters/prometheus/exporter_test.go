@@ -49,8 +49,12 @@ func example() *exporters.Store {
 	metrics.SetInventory(enrich.Inventory{
 		Node: enrich.Node{Name: "n1", ID: "node1", SwarmID: "swarm1", Role: "manager", Address: "10.99.0.1"},
 		Containers: []enrich.LiveContainer{{
-			Container: enrich.Container{ID: strings.Repeat("ab", 32), Name: "shop_web.1.xyz", Image: "web:2", StartedAt: start},
-			Identity:  web, Networks: []string{"shop_front"},
+			Container: enrich.Container{
+				ID: strings.Repeat("ab", 32), Name: "shop_web.1.xyz", Image: "web:2", StartedAt: start,
+				Labels:    map[string]string{"bridgewatch.source-address": "required"},
+				Published: []enrich.PublishedPort{{Host: netip.MustParseAddrPort("0.0.0.0:8080"), Container: 80, Protocol: "tcp"}},
+			},
+			Identity: web, Networks: []string{"shop_front"},
 		}},
 		Networks: []enrich.Network{{ID: "net1", Name: "shop_front", Driver: "bridge", Scope: "local", Bridge: "br-net1", MTU: "1450"}},
 	})
@@ -71,9 +75,22 @@ func example() *exporters.Store {
 		},
 		Identity: web, Scope: enrich.ScopeHost, DeviceKind: "bridge", Direction: enrich.TX, Cause: "filtered", Kind: enrich.KindFault,
 	}})
-	metrics.AddEgress([]enrich.Egress{{Egress: loader.Egress{Counts: loader.Counts{Skbs: 1, Packets: 2, Bytes: 300}}, Identity: web}})
+	metrics.AddEgress([]enrich.Egress{{Egress: loader.Egress{Counts: loader.Counts{Skbs: 1, Packets: 2, Bytes: 300}, Resets: 1}, Identity: web}})
+	translated := loader.NATEvent{Tracked: loader.Tracked{Protocol: unix.IPPROTO_TCP}}
+	visit := enrich.PublishedConnection{
+		Identity: web, Scope: enrich.ScopeHost, Port: 8080, Protocol: "tcp", Client: enrich.ClientRemote, Mechanism: enrich.InboundMasquerade,
+	}
+	metrics.AddNAT(enrich.NAT{
+		Translations: []enrich.Translation{{NATEvent: translated, Identity: web, Scope: enrich.ScopeHost, Kind: enrich.DNAT}},
+		Attempts:     []enrich.PublishedConnection{visit, visit}, Connections: []enrich.PublishedConnection{visit},
+	})
+	metrics.SetTracking(&enrich.Tracking{Pressure: []enrich.PortPressure{{Protocol: unix.IPPROTO_TCP, Used: 700, Limit: 28232}}})
+	metrics.AddRulesetChanges([]loader.RulesetChange{{NetnsID: -1}})
 	id := strings.Repeat("ab", 32)
-	metrics.SetState(&loader.HostState{Conntrack: loader.Table{Entries: 12, Limit: 65536}}, map[string]loader.NetnsState{id: {ListenOverflows: 3}})
+	metrics.SetState(
+		&loader.HostState{Conntrack: loader.Table{Entries: 12, Limit: 65536}, ConntrackStats: loader.ConntrackStats{Entries: 12, Invalid: 9}},
+		map[string]loader.NetnsState{id: {ListenOverflows: 3, Conntrack: loader.ConntrackStats{Entries: 2, InsertFailed: 1}}},
+	)
 	metrics.SetFindings([]findings.Finding{{
 		ID: "filtered", Severity: findings.Warning, Since: now, Subject: findings.Subject{Identity: web, Scope: enrich.ScopeHost},
 	}}, map[string]uint64{"filtered": 1})

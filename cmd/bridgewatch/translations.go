@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+const (
+	endpointsPeriod = time.Second // between looks at which ports are published
+	trackPeriod     = 30 * time.Second
+	// trackShare is how much of the time at most goes into listing the tracked connections: one part in so many.
+	trackShare = 200
+)
+
+// translations wires the nat signal. Each of its sources may be missing.
+type translations struct {
+	nat      *loader.NAT
+	rulesets *loader.Rulesets
+	table    *enrich.NATTable
+
+	setting   sync.Mutex           // held while endpoints are set: an older view must not overtake a newer one
+	endpoints []loader.NATEndpoint // those set last
+	unset     string               // what was wrong with them last time
+
+	tracking     atomic.Pointer[enrich.Tracking] // nil: not listed yet
+	tracked      time.Time                       // judge's own: when to list next
+	rulesChanged time.Time                       // judge's own: when the host's rules were last seen to change
+	// rulesChangedBy is judge's own: the process that did so, and its parent's name where that is known.
+	rulesChangedBy string
+	owners         loader.SocketOwners // judge's own
+}
+
+// openTranslations starts the nat signal, which counts nothing that was there before.
+func (a *agent) openTranslations(config *runCommand) {
+	a.translations = &translations{table: enrich.NewNATTable(config.NATTable)}
+	var err error
+	a.nat, err = loader.OpenNAT(loader.NATConfig{})
+	a.signal("nat", err)
+	if a.nat != nil && a.nat.Incomplete != nil {
+		a.log.Warn("not all translations are seen", "error", a.nat.Incomplete)
+	}
+	if a.rulesets, err = loader.OpenRulesets(); err != nil {
+		a.log.Warn("changes of firewall rules are not seen", "error", err)
+	}
+}
+
+// noteExisting makes known what the namespaces of these processes track already.
+func (a *agent) noteExisting(processes []loader.Process, host loader.Netns) {
+	if a.nat == nil {
+		return
+	}
+	seen := map[loader.Netns]bool{host: true}
+	var paths []string
+	for _, p := range processes {
+		if !seen[p.Netns] {
+			seen[p.Netns] = true
+			paths = append(paths, fmt.Sprintf("/proc/%d/ns/net", p.PID))
+		}
+	}
+	if err := a.nat.Known(paths...); err != nil {
+		a.log.Warn("what is tracked already may be counted as new", "error", err)
+	}
+}
+
+// runTranslations follows the sources until ctx ends.
+func (a *agent) runTranslations(ctx context.Context, group *errgroup.Group) {
+	if a.nat != nil {
+		group.Go(func() error {
+			if err := a.nat.Run(ctx); err != nil {
+				a.log.Warn("translations are read late", "error", err)
+			}
+			return nil
+		})
+		group.Go(func() error { return every(ctx, endpointsPeriod, always(a.watchPublished)) })
+	}
+	if a.rulesets != nil {
+		group.Go(func() error {
+			if err := a.rulesets.Run(ctx); err != nil {
+				a.log.Warn("changes of firewall rules are no longer seen", "error", err)
+			}
+			return nil
+		})
+	}
+}
+
+// watchPublished tells the signal which ports are published, when that changes.
+func (a *agent) watchPublished() {
+	if a.nat == nil {
+		return
+	}
+	a.setting.Lock()
+	defer a.setting.Unlock()
+	endpoints := a.state.NATEndpoints()
+	if slices.Equal(endpoints, a.endpoints) && a.unset == "" {
+		return
+	}
+	a.endpoints = endpoints
+	problem := ""
+	if err := a.nat.SetEndpoints(endpoints); err != nil {
+		problem = err.Error()
+	}
+	if problem != a.unset && problem != "" {
+		a.log.Warn("not all published ports are watched", "error", problem)
+	}
+	a.unset = problem
+}
+
+// countTranslations takes what the signal has read all the way to the series. collecting is held.
+func (a *agent) countTranslations(news loader.NATNews, now time.Time) {
+	nat := a.state.AttributeNAT(news)
+	a.metrics.AddNAT(nat)
+	a.table.Add(nat)
+	a.recent.AddNAT(nat, now)
+}
+
+// track lists the host's tracked connections, if it is time.
+func (a *agent) track(problems *unread) {
+	begun := time.Now()
+	if begun.Before(a.tracked) {
+		return
+	}
+	tracking, err := a.state.Track(loader.ListTracked)
+	if err != nil {
+		*problems = append(*problems, err.Error())
+	} else {
+		a.translations.tracking.Store(&tracking)
+	}
+	a.tracked = begun.Add(max(trackPeriod, trackShare*time.Since(begun)))
+}
+
+// lastTracking is what track found last.
+func (a *agent) lastTracking() enrich.Tracking {
+	if t := a.translations.tracking.Load(); t != nil {
+		return *t
+	}
+	return enrich.Tracking{}
+}
+
+// readRulesets returns what changed in anybody's firewall rules since the last time.
+func (a *agent) readRulesets() []loader.RulesetChange {
+	if a.rulesets == nil {
+		return nil
+	}
+	changes := a.rulesets.Read()
+	for _, c := range changes {
+		if c.NetnsID < 0 && c.At.After(a.rulesChanged) {
+			a.rulesChanged, a.rulesChangedBy = c.At, c.Process
+			if c.Parent != "" {
+				a.rulesChangedBy += ", of " + c.Parent
+			}
+		}
+	}
+	return changes
+}
+
+func (t *translations) close() error {
+	var errs []error
+	if t.nat != nil {
+		errs = append(errs, t.nat.Close())
+	}
+	if t.rulesets != nil {
+		errs = append(errs, t.rulesets.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/bridgewatch/bridgewatch/e2e/lab"
+	"github.com/bridgewatch/bridgewatch/enrich"
+)
+
+// many is how many connections a case opens in each of its ways.
+const many = 1000
+
+// natCase opens connections that something translates, or that something carries in its stead.
+type natCase struct {
+	name     string
+	families []lab.Family
+	play     func(s natStage)
+}
+
+// natStage is a stage with a published port, and the books in which a case writes down what must have been counted.
+type natStage struct {
+	stage
+	families  []lab.Family
+	protocol  string // of the way that is being played: see each
+	published uint16 // for the first of the families; the next one is for the other
+	agent     *lab.Agent
+	books     books
+}
+
+// each plays in all ways: by TCP and by UDP, with each of the case's families. What a way makes ends with it.
+func (s natStage) each(play func(s natStage)) {
+	s.eachFamily(func(s natStage) {
+		for _, s.protocol = range []string{"tcp", "udp"} {
+			s.TB.(*testing.T).Run(s.protocol, func(t *testing.T) {
+				s := s
+				s.TB = t
+				play(s)
+			})
+		}
+	})
+}
+
+func (s natStage) eachFamily(play func(s natStage)) {
+	for _, s.family = range s.families {
+		s.TB.(*testing.T).Run(strings.ToLower(string(s.family)), func(t *testing.T) {
+			s := s
+			s.TB = t
+			play(s)
+		})
+	}
+}
+
+// own makes a network for one case, and the stage on it.
+func (s natStage) own(subnet string, options ...string) natStage {
+	s.stage = s.stage.own(subnet, options...)
+	return s
+}
+
+// seriesOf says what a series counts; labels that a metric does not have are empty.
+type seriesOf struct {
+	metric, container, scope, protocol     string
+	kind                                   string
+	port, client, sourceAddress, mechanism string
+}
+
+// The metrics that the books are held against.
+const (
+	translations = "bridgewatch_nat_translations_total"
+	attempts     = "bridgewatch_published_attempts_total"
+	connections  = "bridgewatch_published_connections_total"
+)
+
+// books hold how many connections each series must have counted, by the name of the case that opened them.
+type books map[seriesOf]map[string]uint64
+
+func (b books) add(of seriesOf, by string, n int) {
+	if n == 0 {
+		return
+	}
+	if b[of] == nil {
+		b[of] = map[string]uint64{}
+	}
+	b[of][by] += uint64(n)
+}
+
+// truth is what all cases opened together.
+func (b books) truth(of seriesOf) (sum uint64) {
+	for _, n := range b[of] {
+		sum += n
+	}
+	return sum
+}
+
+// translated writes down translations of a container's connections, or of the host's own if it is nil.
+func (s natStage) translated(c *lab.Container, scope string, kind enrich.NATKind, protocol string, n int) {
+	of := seriesOf{metric: translations, scope: scope, kind: string(kind), protocol: protocol}
+	if c != nil {
+		of.container = c.Name
+	}
+	s.books.add(of, s.name, n)
+}
+
+// counted is the agent's side of the books.
+func counted(metrics lab.Metrics) map[seriesOf]uint64 {
+	all := map[seriesOf]uint64{}
+	for _, name := range []string{translations, attempts, connections} {
+		for _, sample := range metrics.Select(name, nil) {
+			if sample.Value == 0 || sample.Labels["scope"] == "unknown" { // unknown: the other labs'
+				continue
+			}
+			all[seriesOf{
+				metric: name, container: sample.Labels["container"], scope: sample.Labels["scope"], protocol: sample.Labels["protocol"],
+				kind: sample.Labels["kind"],
+				port: sample.Labels["published_port"], client: sample.Labels["client"],
+				sourceAddress: sample.Labels["source_address"], mechanism: sample.Labels["mechanism"],
+			}] += uint64(sample.Value)
+		}
+	}
+	return all
+}
+
+// audit holds the agent's counts against the books: every series that is there, and none that is not.
+func (b books) audit(t *testing.T, agent *lab.Agent) {
+	t.Helper()
+	agent.Settle(t)
+	got := counted(agent.Scrape(t))
+	lines := map[seriesOf]bool{}
+	for of := range b {
+		lines[of] = true
+	}
+	for of := range got {
+		lines[of] = true
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "case\ttruth\tcounted\tmetric\tcontainer\tscope\tprotocol\tkind\tport\tclient\tsource address\tmechanism")
+	for _, of := range slices.SortedFunc(maps.Keys(lines), compareBooked) {
+		by := strings.Join(slices.Sorted(maps.Keys(b[of])), ",")
+		name := strings.TrimSuffix(strings.TrimPrefix(of.metric, "bridgewatch_"), "_total")
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", by, b.truth(of), got[of],
+			name, of.container, of.scope, of.protocol, of.kind, of.port, of.client, of.sourceAddress, of.mechanism)
+		if got[of] != b.truth(of) {
+			t.Errorf("%s: counted %d, want %d of %+v", cmp.Or(by, "no case"), got[of], b.truth(of), of)
+		}
+	}
+	w.Flush()
+	t.Logf("the lab's table\n%s", text.String())
+}
+
+func compareBooked(a, b seriesOf) int {
+	words := func(of seriesOf) []string {
+		return []string{of.container, of.metric, of.port, of.protocol, of.kind, of.client, of.sourceAddress, of.mechanism, of.scope}
+	}
+	return slices.Compare(words(a), words(b))
+}
+
+// TestNAT plays cases under one agent, and then asks it once. The agent starts when there are connections already.
+func TestNAT(t *testing.T) {
+	engine := lab.StartEngine(t, "--experimental", "--ip6tables")
+	at := stage{t, engine, lab.Host(t), lab.Outside(t), newNetwork(t, engine, "nat"), lab.IPv4, ""}
+	old := openBefore(at)
+	playNAT(at, slices.Concat(egressCases(), publishedCases(), hostCases()))
+	old.requireOpen()
+}
+
+// TestNATWithoutProxy plays those cases in which Docker's rules have to do what its proxy does elsewhere.
+func TestNATWithoutProxy(t *testing.T) {
+	engine := lab.StartEngine(t, "--experimental", "--ip6tables", "--userland-proxy=false")
+	playNAT(stage{t, engine, lab.Host(t), lab.Outside(t), newNetwork(t, engine, "nat"), lab.IPv4, ""}, withoutProxyCases())
+}
+
+func playNAT(at stage, cases []natCase) {
+	t := at.TB.(*testing.T)
+	agent := lab.StartAgent(t, at.engine)
+	b := books{}
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s := natStage{stage: at, families: c.families, published: uint16(8100 + 10*i), agent: agent, books: b}
+			s.TB, s.name, s.family = t, c.name, c.families[0]
+			c.play(s)
+		})
+	}
+	b.audit(t, agent)
+}
+
+// publish returns the options of `docker run` that publish the case's ports.
+func (s natStage) publish() []string {
+	var options []string
+	for i := range s.families {
+		for _, protocol := range []string{"tcp", "udp"} {
+			options = append(options, "--publish", fmt.Sprintf("%d:%d/%s", int(s.published)+i, port, protocol))
+		}
+	}
+	return options
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/bridgewatch/bridgewatch/e2e/lab"
+	"github.com/bridgewatch/bridgewatch/enrich"
+)
+
+// visit is a number of connections to a published port from one place, and what has to be said of them.
+type visit struct {
+	from      lab.Place
+	source    netip.Addr // the route's, if not set
+	to        netip.AddrPort
+	server    *lab.Container
+	client    enrich.Client
+	mechanism enrich.Mechanism // NoMechanism: the container sees the client
+	count     int              // many, if 0
+}
+
+// mirror starts a container that says whom it sees, behind the case's published ports.
+func (s natStage) mirror(role string, options ...string) *lab.Container {
+	s.Helper()
+	options = append(append([]string{"--network", s.network}, s.publish()...), options...)
+	return s.engine.Serve(s, s.name+"-"+role, options, "mirror", port)
+}
+
+// door is the published port at the host's address.
+func (s natStage) door() netip.AddrPort {
+	return s.doorAt(s.pick(lab.HostAddress, lab.HostAddress6))
+}
+
+// doorAt is the published port at another of the host's addresses.
+func (s natStage) doorAt(addr netip.Addr) netip.AddrPort {
+	return netip.AddrPortFrom(addr, s.published+uint16(slices.Index(s.families, s.family)))
+}
+
+// exchange opens connections to a mirror, all of which must be answered.
+func (s natStage) exchange(from lab.Place, source netip.Addr, to netip.AddrPort, count int) []lab.Exchange {
+	s.Helper()
+	args := []string{"exchange", "--to", to.String(), "--protocol", s.protocol, "--count", strconv.Itoa(count)}
+	if source.IsValid() {
+		args = append(args, "--from", source.String())
+	}
+	r := from.Traffic(s, args...)
+	if r.Sent != count {
+		s.Fatalf("%d of %d %s connections to %s were answered: %v", r.Sent, count, s.protocol, to, r.Errors)
+	}
+	return r.Exchanged
+}
+
+// visit opens connections to a published port, makes sure that they are what they are meant to be, by what the server sees
+// and what the conntrack tool says, and writes down what must have been counted.
+func (s natStage) visit(v visit) {
+	s.Helper()
+	if v.count == 0 {
+		v.count = many
+	}
+	exchanged := s.exchange(v.from, v.source, v.to, v.count)
+	seen := map[netip.AddrPort]netip.AddrPort{}
+	for _, e := range exchanged {
+		seen[e.Local] = e.Seen
+		if e.Kept() != (v.mechanism == enrich.NoMechanism) {
+			s.Fatalf("%s from %s to %s: the server saw %s", s.protocol, e.Local, v.to, e.Seen)
+		}
+	}
+	tracked := 0
+	for _, entry := range s.host.Published(s, s.protocol, v.to) {
+		who, ours := seen[entry.Original.Source]
+		if !ours {
+			continue
+		}
+		tracked++
+		if !entry.Answered || !v.explains(s, entry, who) {
+			s.Fatalf("%s to %s, of which the server saw %s: %+v", s.protocol, v.to, who, entry)
+		}
+	}
+	if tracked != v.count {
+		s.Fatalf("conntrack has %d of %d %s connections to %s", tracked, v.count, s.protocol, v.to)
+	}
+	s.book(v, v.count, v.count)
+	s.requireRows(v, seen)
+}
+
+// explains tells whether an entry of conntrack fits what the server saw and by which mechanism.
+func (v visit) explains(s natStage, entry lab.Entry, seen netip.AddrPort) bool {
+	if v.proxied() {
+		return !entry.Translated() // another connection leads to the container
+	}
+	return entry.Reply.Source == s.at(v.server) && entry.Reply.Destination == seen
+}
+
+// proxied tells whether docker-proxy carries the connections.
+func (v visit) proxied() bool {
+	return v.mechanism == enrich.UserlandProxy || v.mechanism == enrich.IPv6ToIPv4Proxy
+}
+
+// book writes down what must have been counted of a visit.
+func (s natStage) book(v visit, tried, answered int) {
+	of := seriesOf{metric: attempts, container: v.server.Name, scope: "host", protocol: s.protocol, port: strconv.Itoa(int(v.to.Port()))}
+	s.books.add(of, s.name, tried)
+	of.metric, of.client, of.mechanism, of.sourceAddress = connections, string(v.client), string(v.mechanism), "lost"
+	if v.mechanism == enrich.NoMechanism {
+		of.sourceAddress = "preserved"
+	}
+	s.books.add(of, s.name, answered)
+	if !v.proxied() {
+		s.translated(v.server, "host", enrich.DNAT, s.protocol, tried)
+	}
+}
+
+// requireRows holds the agent's live table against what each client and the server said of every connection.
+func (s natStage) requireRows(v visit, seen map[netip.AddrPort]netip.AddrPort) {
+	s.Helper()
+	var wrong string
+	lab.Eventually(s, patience, "the live table to have the connections", func() bool {
+		missing := len(seen)
+		wrong = ""
+		for _, row := range natRows(s, s.agent, "--container", v.server.Name, "--port", strconv.Itoa(int(v.to.Port()))) {
+			who, ours := seen[row.Client]
+			if !ours || row.Protocol != s.protocol || row.Destination != v.to || !row.Answered {
+				continue
+			}
+			missing--
+			if row.From != v.client || row.Mechanism != v.mechanism || row.Lost != (v.mechanism != enrich.NoMechanism) {
+				wrong = fmt.Sprintf("%+v", row)
+			}
+			if row.Seen != who && !(row.Inferred && row.Seen.Addr() == who.Addr()) {
+				wrong = fmt.Sprintf("the server saw %s of %+v", who, row)
+			}
+		}
+		return missing == 0
+	})
+	if wrong != "" {
+		s.Errorf("a row of the live table is wrong: %s", wrong)
+	}
+}
+
+// natRows asks the agent for its live table.
+func natRows(tb testing.TB, agent *lab.Agent, choose ...string) []enrich.NATRow {
+	tb.Helper()
+	args := append([]string{"nat", "--output=json", "--api.socket=" + agent.Socket}, choose...)
+	code, stdout, stderr := lab.Command(tb, nil, args...)
+	if code != 0 {
+		tb.Fatalf("bridgewatch %s ended with %d: %s", strings.Join(args, " "), code, stderr)
+	}
+	var rows []enrich.NATRow
+	if err := json.Unmarshal([]byte(stdout), &rows); err != nil {
+		tb.Fatalf("read the live table: %v", err)
+	}
+	return rows
+}

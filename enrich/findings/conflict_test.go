@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package findings
+
+import (
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+func conflictCases() []ruleCase {
+	listen := func(listeners ...loader.Listener) func(*View) { return func(v *View) { v.Host.Listeners = listeners } }
+	by := func(process, at string) loader.Listener {
+		return loader.Listener{Address: addrPort(at), Process: process}
+	}
+	const owner = "ss -Htulnp 'sport = :8080'"
+	web := webOn("", enrich.ScopeHost, "8080/tcp")
+	return []ruleCase{
+		{
+			"another process has the port", listen(by("nginx", "0.0.0.0:8080"), by("nginx", "[::]:8080")),
+			one("port-conflict", web, owner, text("published on", "0.0.0.0:8080"), text("held by", "nginx on 0.0.0.0:8080")),
+		},
+		{
+			"another process has the port on one address", listen(by("nginx", "192.168.1.5:8080")),
+			one("port-conflict", web, owner, text("published on", "0.0.0.0:8080"), text("held by", "nginx on 192.168.1.5:8080")),
+		},
+		{
+			"another process has the port and serves remote clients", func(v *View) {
+				listen(by("nginx", "0.0.0.0:8080"))(v)
+				v.Uses = []Use{webUse(enrich.UserlandProxy, 9, "203.0.113.9:50000", "")}
+			},
+			one("port-conflict", web, owner, text("published on", "0.0.0.0:8080"), text("held by", "nginx on 0.0.0.0:8080")),
+		},
+		{"another process has the port on loopback", listen(by("systemd-resolve", "127.0.0.53:8080")), nil},
+		{"another process has another address", func(v *View) {
+			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
+			listen(by("nginx", "192.168.1.5:8080"))(v)
+			containerOf(v, webID).Published = containerOf(v, webID).Published[:1]
+		}, nil},
+		{"the engine keeps the port", listen(by("dockerd", "0.0.0.0:8080"), by("dockerd", "[::]:8080")), nil},
+		{"the proxy has the port, and somebody beside it", listen(by("nginx", "192.168.1.5:8080"), by("docker-proxy", "0.0.0.0:8080")), nil},
+		{"nobody knows who has the port", listen(by("", "0.0.0.0:8080")), nil},
+		{"another process has the same port of UDP", func(v *View) {
+			containerOf(v, webID).Published[0].Protocol, containerOf(v, webID).Published[1].Protocol = "udp", "udp"
+			listen(by("nginx", "0.0.0.0:8080"))(v)
+		}, nil},
+	}
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package findings
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// visited is a remote client's connection to the healthy host's web server, at a second. No rule sends it to the container
+// if a proxy carries it.
+func visited(mechanism enrich.Mechanism, from, to string, seconds int) enrich.PublishedConnection {
+	c := enrich.PublishedConnection{
+		Identity: webOn("front", "", "").Identity, Scope: enrich.ScopeHost, ContainerID: webID, Port: 8080, Protocol: "tcp",
+		Client: enrich.ClientRemote, Mechanism: mechanism, Preserved: mechanism == enrich.NoMechanism,
+	}
+	c.At = at(seconds)
+	c.Original = loader.Tuple{Source: addrPort(from), Destination: addrPort(to)}
+	c.Reply = loader.Tuple{Source: c.Original.Destination, Destination: c.Original.Source}
+	if mechanism == enrich.NoMechanism {
+		c.Reply.Source = addrPort("172.20.0.2:80")
+	}
+	return c
+}
+
+func attempts(all ...enrich.PublishedConnection) enrich.NAT { return enrich.NAT{Attempts: all} }
+
+func connections(all ...enrich.PublishedConnection) enrich.NAT { return enrich.NAT{Connections: all} }
+
+// plain compares addresses by their values.
+var plain = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+}
+
+func TestRecentUses(t *testing.T) {
+	const client, client6, to, to6 = "203.0.113.9:50000", "[2001:db8::9]:50000", "192.168.1.5:8080", "[2001:db8::5]:8080"
+	kept, carried := visited(enrich.NoMechanism, client, to, 0), visited(enrich.UserlandProxy, client, to, 0)
+	carried6 := visited(enrich.UserlandProxy, client6, to6, 0)
+	local := carried
+	local.Client, local.Original.Source = enrich.ClientHost, addrPort("192.168.1.5:50000")
+	latest := visited(enrich.NoMechanism, "203.0.113.8:1", to, 40)
+	r := NewRecent()
+	r.AddNAT(attempts(kept, kept, carried, carried6, local, visited(enrich.UserlandProxy, "[fe80::9]:50000", "[fe80::5]:8080", 0)), at(0))
+	r.AddNAT(connections(kept, carried, visited(enrich.UserlandProxy, "[fe80::9]:50000", "[fe80::5]:8080", 0)), at(1))
+	r.AddNAT(connections(latest), at(40))
+	r.AddNAT(attempts(kept), at(41))
+
+	use := func(c enrich.PublishedConnection, attempts, untranslated, connections uint64) Use {
+		return Use{
+			Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
+			Client: c.Client, Mechanism: c.Mechanism, Preserved: c.Preserved,
+			Attempts: attempts, Untranslated: untranslated, Connections: connections, Example: c,
+		}
+	}
+	want := []Use{use(local, 1, 1, 0), use(latest, 3, 0, 2), use(carried, 1, 1, 1), use(carried6, 1, 1, 0)}
+	if diff := cmp.Diff(want, filled(r, 45).Uses, plain); diff != "" {
+		t.Errorf("uses (-want +got):\n%s", diff)
+	}
+	want = []Use{use(latest, 1, 0, 1)}
+	if diff := cmp.Diff(want, filled(r, 70).Uses, plain); diff != "" {
+		t.Errorf("after a minute (-want +got):\n%s", diff)
+	}
+	if got := filled(r, 110).Uses; len(got) != 0 || len(r.uses.entries) != 0 {
+		t.Errorf("after the window: %+v, %d kept", got, len(r.uses.entries))
+	}
+}
+
+// TestRecentUsesAreJoined: what a container sees is known late, and tells more than a later client of whom it is not known.
+func TestRecentUsesAreJoined(t *testing.T) {
+	first := visited(enrich.UserlandProxy, "203.0.113.9:50000", "192.168.1.5:8080", 0)
+	joined, later := first, visited(enrich.UserlandProxy, "203.0.113.8:1", "192.168.1.5:8080", 2)
+	joined.Seen, joined.Inferred = addrPort("172.20.0.1:41000"), true
+	r := NewRecent()
+	r.AddNAT(enrich.NAT{Joined: []enrich.PublishedConnection{joined}}, at(0)) // of one that was before the agent
+	if got := filled(r, 0).Uses; len(got) != 0 {
+		t.Errorf("counted what was told before: %+v", got)
+	}
+	r.AddNAT(connections(first), at(0))
+	r.AddNAT(enrich.NAT{Joined: []enrich.PublishedConnection{joined}}, at(1))
+	r.AddNAT(connections(later), at(2))
+	got := filled(r, 3).Uses
+	if len(got) != 1 || got[0].Connections != 2 {
+		t.Fatalf("uses: %+v", got)
+	}
+	if diff := cmp.Diff(joined, got[0].Example, plain); diff != "" {
+		t.Errorf("example (-want +got):\n%s", diff)
+	}
+}
+
+// TestRecentUnserved: what counts is what came since the last client that fared better, and since the container began.
+func TestRecentUnserved(t *testing.T) {
+	const client, to = "203.0.113.9:50000", "192.168.1.5:8080"
+	vain := func(seconds int) enrich.PublishedConnection { return visited("", client, to, seconds) }
+	mesh := func(c enrich.PublishedConnection) enrich.PublishedConnection {
+		c.Identity, c.ContainerID, c.Scope = enrich.Identity{Stack: "stack", Service: "api"}, "", enrich.ScopeIngress
+		c.Mechanism, c.Preserved = enrich.IngressMesh, false
+		return c
+	}
+	type step struct {
+		seconds int
+		nat     enrich.NAT
+	}
+	for _, c := range []struct {
+		name  string
+		steps []step
+		began int // when the container started
+		want  []uint64
+		first int
+	}{
+		{"in vain", []step{{1, attempts(vain(1), vain(1))}, {20, attempts(vain(20))}}, -100, []uint64{3}, 1},
+		{"told out of order", []step{{21, attempts(vain(20), vain(2))}}, -100, []uint64{2}, 2},
+		{"a rule is there again", []step{{1, attempts(vain(1))}, {2, attempts(visited(enrich.NoMechanism, client, to, 2))}}, -100, nil, 0},
+		{"and gone again", []step{
+			{1, attempts(vain(1), vain(1))}, {2, attempts(visited(enrich.NoMechanism, client, to, 2))}, {3, attempts(vain(3))},
+		}, -100, []uint64{1}, 3},
+		{"a rule for the other family only", []step{
+			{1, attempts(vain(1))}, {2, attempts(visited(enrich.NoMechanism, "[2001:db8::9]:5", "[2001:db8::5]:8080", 2))},
+		}, -100, []uint64{1}, 1},
+		{"the proxy answers", []step{
+			{1, enrich.NAT{Attempts: []enrich.PublishedConnection{vain(1)}, Connections: []enrich.PublishedConnection{vain(1)}}},
+		}, -100, nil, 0},
+		{"the proxy answers the host itself", []step{{1, attempts(vain(1))}, {2, func() enrich.NAT {
+			local := vain(2)
+			local.Client = enrich.ClientHost
+			return connections(local)
+		}()}}, -100, []uint64{1}, 1},
+		{"the host itself, in vain", []step{{1, func() enrich.NAT {
+			local := vain(1)
+			local.Client = enrich.ClientHost
+			return attempts(local)
+		}()}}, -100, nil, 0},
+		{"of the mesh, where the engine's socket answers", []step{{1, attempts(mesh(vain(1)))}, {2, connections(mesh(vain(1)))}}, -100, []uint64{1}, 1},
+		{"of the mesh, and a rule is there again", []step{
+			{1, attempts(mesh(vain(1)))}, {2, attempts(mesh(visited(enrich.NoMechanism, client, to, 2)))},
+		}, -100, nil, 0},
+		{"before the container began", []step{{1, attempts(vain(1))}}, 3, nil, 0},
+		{"while it began", []step{{1, attempts(vain(1))}}, -3, nil, 0},
+		{"since it began", []step{{1, attempts(vain(1))}}, -4, []uint64{1}, 1},
+		{"of a container that is gone", []step{{1, attempts(func() enrich.PublishedConnection {
+			gone := vain(1)
+			gone.ContainerID = "0123456789abcdef"
+			return gone
+		}())}}, -100, nil, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := NewRecent()
+			for _, s := range c.steps {
+				r.AddNAT(s.nat, at(s.seconds))
+			}
+			view := healthy()
+			view.container(webID).StartedAt = at(c.began)
+			view.Now = at(25)
+			r.Fill(&view)
+			var got []uint64
+			for _, u := range view.Unserved {
+				got = append(got, u.Attempts)
+				if !u.First.Equal(at(c.first)) || u.Last.Before(u.First) || u.Example.Original.Source != addrPort(client) {
+					t.Errorf("from %s to %s, such as %+v", u.First, u.Last, u.Example)
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("attempts in vain (-want +got):\n%s", diff)
+			}
+			view.Now = at(90)
+			if r.Fill(&view); len(view.Unserved) != 0 || len(r.unserved.entries) != 0 {
+				t.Errorf("after the window: %+v", view.Unserved)
+			}
+		})
+	}
+}
+
+// TestFlushIsFoundAndClears plays a firewall that takes the rules away and an operator who brings them back.
+func TestFlushIsFoundAndClears(t *testing.T) {
+	r, board := NewRecent(), NewBoard(Config{Hold: 10 * time.Second})
+	var log []string
+	for second := 0; second <= 60; second += 5 {
+		c := visited(enrich.NoMechanism, "203.0.113.9:50000", "192.168.1.5:8080", second)
+		if second >= 20 && second < 40 {
+			c = visited("", "203.0.113.9:50000", "192.168.1.5:8080", second)
+		}
+		r.AddNAT(attempts(c), at(second))
+		view := filled(r, second)
+		for _, change := range board.Evaluate(&view) {
+			what := "raised "
+			if change.Cleared {
+				what = "cleared "
+			}
+			log = append(log, view.Now.Sub(start).String()+" "+what+change.ID)
+		}
+	}
+	if diff := cmp.Diff([]string{"30s raised firewall-flush", "45s cleared firewall-flush"}, log); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
+func TestRecentConntrack(t *testing.T) {
+	r := NewRecent()
+	require := func(seconds int, failed, dropped, invalid uint64, want ConntrackRise) {
+		t.Helper()
+		view := healthy()
+		view.Now = at(seconds)
+		view.Host.ConntrackStats = loader.ConntrackStats{InsertFailed: failed, Drop: dropped, Invalid: invalid}
+		if r.Fill(&view); view.Conntrack != want {
+			t.Errorf("at %d s: %+v, want %+v", seconds, view.Conntrack, want)
+		}
+	}
+	require(0, 100, 10, 1000, ConntrackRise{}) // since boot
+	require(5, 103, 10, 1050, ConntrackRise{InsertFailed: 3, Invalid: 50})
+	require(10, 0, 0, 0, ConntrackRise{InsertFailed: 3, Invalid: 50}) // could not be read
+	require(15, 103, 12, 1051, ConntrackRise{InsertFailed: 3, Drop: 2, Invalid: 51})
+	require(80, 103, 12, 1051, ConntrackRise{})
+	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 7}}, at(80))
+	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 9}}, at(85))
+	if diff := cmp.Diff(map[string]Rise{webID: {InsertFailed: 2}}, filled(r, 85).Rises); diff != "" {
+		t.Errorf("of a container (-want +got):\n%s", diff)
+	}
+}

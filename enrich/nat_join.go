@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// This file finds out what a container sees of connections that reach it by way of a second one: docker-proxy's own, or
+// that of the routing mesh's namespace.
+
+const (
+	// joinWindow is how long docker-proxy may take to open its own connection.
+	joinWindow = 2 * time.Second
+	// joinMemory is how long connections are remembered for the answer that may come: longer than from one reading to the
+	// next.
+	joinMemory = 15 * time.Second
+	// maxJoins bounds what is remembered. Of more than that at once it stays unknown what the container sees.
+	maxJoins = 16384
+)
+
+// joins are the connections that a second one belongs to. Its zero value is ready.
+type joins struct {
+	carried map[entryKey]*carried
+	queues  map[proxyKey][]*carried // those that docker-proxy has opened none for yet
+	dials   []dial                  // of this reading
+	hops    []hop                   // likewise
+}
+
+// entryKey finds an entry of a namespace's connection tracking. The kernel has each reply tuple once.
+type entryKey struct {
+	protocol uint8
+	reply    loader.Tuple
+}
+
+func keyOf(t *loader.Tracked) entryKey { return entryKey{t.Protocol, t.Reply} }
+
+// proxyKey is what docker-proxy connects to.
+type proxyKey struct {
+	containerID string
+	port        uint16 // of the container; 0: none
+	protocol    uint8
+}
+
+// carried is a connection whose client is not who the container sees.
+type carried struct {
+	PublishedConnection      // as it was told last
+	attempt, connection int  // where it is in the news at hand, -1: it is not
+	told                bool // else only its second connection is known
+	joined              bool
+	earliest, latest    time.Time // when docker-proxy was asked for it
+	since               time.Time
+}
+
+// dial is a connection that docker-proxy may have opened.
+type dial struct {
+	proxyKey
+	at           time.Time
+	seen, server netip.AddrPort
+}
+
+// hop is a connection as the routing mesh has it, with the key of the host's entry for it.
+type hop struct {
+	entryKey
+	seen, server netip.AddrPort
+	at           time.Time
+}
+
+// opened takes in the last of the attempts.
+func (j *joins) opened(nat *NAT, proxied proxyKey) {
+	last := len(nat.Attempts) - 1
+	c := &nat.Attempts[last]
+	// docker-proxy connects for TCP and SCTP when the kernel has answered, and only then.
+	if c.Seen.IsValid() || proxied.port != 0 && c.NATEvent.Protocol != unix.IPPROTO_UDP {
+		return
+	}
+	key := keyOf(&c.Tracked)
+	k := j.carried[key]
+	if k == nil || k.told { // the latter: the same addresses and ports again
+		k = j.remember(key, c.At)
+	}
+	if k == nil {
+		return
+	}
+	k.PublishedConnection, k.told, k.attempt = merge(k, c), true, last
+	if proxied.port != 0 {
+		// One that no device has sent was heard of some time after. The program knows exactly when a packet passed.
+		heardOf := c.Device == 0
+		j.wait(proxied, k, c.At, heardOf)
+	}
+}
+
+// answered takes in the last of the connections.
+func (j *joins) answered(nat *NAT, proxied proxyKey) {
+	last := len(nat.Connections) - 1
+	c := &nat.Connections[last]
+	if c.Seen.IsValid() {
+		return
+	}
+	key := keyOf(&c.Tracked)
+	byAnswer := proxied.port != 0 && c.NATEvent.Protocol != unix.IPPROTO_UDP
+	k := j.carried[key]
+	if k == nil || byAnswer {
+		k = j.remember(key, c.At)
+	}
+	if k == nil {
+		return
+	}
+	k.PublishedConnection, k.told, k.connection = merge(k, c), true, last
+	if byAnswer {
+		j.wait(proxied, k, c.At, false)
+	}
+}
+
+// merge gives news of a connection what is known of it already.
+func merge(k *carried, c *PublishedConnection) PublishedConnection {
+	if k.joined {
+		c.Seen, c.Server, c.Inferred = k.Seen, k.Server, k.Inferred
+	}
+	return *c
+}
+
+// remember returns nil if there is no room.
+func (j *joins) remember(key entryKey, at time.Time) *carried {
+	if j.carried == nil {
+		j.carried = make(map[entryKey]*carried)
+		j.queues = make(map[proxyKey][]*carried)
+	}
+	if _, known := j.carried[key]; !known && len(j.carried) >= maxJoins {
+		return nil
+	}
+	k := &carried{attempt: -1, connection: -1, since: at}
+	j.carried[key] = k
+	return k
+}
+
+// wait puts a connection into the queue for docker-proxy's.
+func (j *joins) wait(proxied proxyKey, k *carried, at time.Time, heardOf bool) {
+	k.earliest, k.latest = at, at
+	if heardOf {
+		k.earliest = at.Add(-joinWindow)
+	}
+	j.queues[proxied] = append(j.queues[proxied], k)
+}
+
+// meshed takes in what the routing mesh does with a connection that the host has sent it.
+func (j *joins) meshed(p *placed) {
+	if p.scope != ScopeIngress {
+		return
+	}
+	j.hops = append(j.hops, hop{
+		entryKey: entryKey{p.Protocol, loader.Tuple{Source: p.Original.Destination, Destination: p.Original.Source}},
+		seen:     p.Reply.Destination, server: p.Reply.Source, at: p.At,
+	})
+}
+
+// settle joins what has come in this reading, and forgets what is too old.
+func (j *joins) settle(nat *NAT, now time.Time) {
+	for _, h := range j.hops {
+		k := j.carried[h.entryKey]
+		if k == nil {
+			k = j.remember(h.entryKey, h.at)
+		}
+		if k != nil && !k.joined {
+			k.join(nat, h.seen, h.server, false)
+		}
+	}
+	slices.SortStableFunc(j.dials, func(a, b dial) int { return a.at.Compare(b.at) })
+	for _, waiting := range j.queues {
+		slices.SortStableFunc(waiting, func(a, b *carried) int { return a.earliest.Compare(b.earliest) })
+	}
+	for _, d := range j.dials {
+		j.dialed(nat, d)
+	}
+	j.dials, j.hops = nil, nil
+	j.forget(now)
+}
+
+// dialed gives docker-proxy's connection to the oldest that waits for one.
+func (j *joins) dialed(nat *NAT, d dial) {
+	waiting := j.queues[d.proxyKey]
+	for len(waiting) > 0 && d.at.Sub(waiting[0].latest) > joinWindow {
+		waiting = waiting[1:]
+	}
+	if len(waiting) > 0 && !waiting[0].earliest.After(d.at) {
+		another := len(waiting) > 1 && !waiting[1].earliest.After(d.at)
+		waiting[0].join(nat, d.seen, d.server, another)
+		waiting = waiting[1:]
+	}
+	if waiting != nil {
+		j.queues[d.proxyKey] = waiting
+	}
+}
+
+// join says what the container sees, in the news at hand, or, if it was told before, as news of its own.
+func (k *carried) join(nat *NAT, seen, server netip.AddrPort, inferred bool) {
+	k.joined = true
+	k.Seen, k.Server, k.Inferred = seen, server, inferred
+	if k.attempt >= 0 {
+		merge(k, &nat.Attempts[k.attempt])
+	}
+	if k.connection >= 0 {
+		merge(k, &nat.Connections[k.connection])
+	}
+	if k.told && k.attempt < 0 && k.connection < 0 {
+		nat.Joined = append(nat.Joined, k.PublishedConnection)
+	}
+}
+
+func (j *joins) forget(now time.Time) {
+	for key, k := range j.carried {
+		k.attempt, k.connection = -1, -1
+		if now.Sub(k.since) > joinMemory {
+			delete(j.carried, key)
+		}
+	}
+	for key, waiting := range j.queues {
+		waiting = slices.DeleteFunc(waiting, func(k *carried) bool { return now.Sub(k.latest) > joinMemory })
+		if len(waiting) == 0 {
+			delete(j.queues, key)
+			continue
+		}
+		j.queues[key] = waiting
+	}
+}

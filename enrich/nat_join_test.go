@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// asked is a connection to alpha's port 8080 that docker-proxy carries.
+func asked(port int) loader.Tracked {
+	return with(plain(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", port)), unseen)
+}
+
+// dialedBy is docker-proxy's own for it, or a host process's.
+func dialedBy(port int) loader.Tracked {
+	return with(plain(fmt.Sprintf("172.30.1.1:%d->172.30.1.2:80", port)), local)
+}
+
+// joined is what was found out of a connection.
+type joined struct {
+	Client, Seen string
+	Inferred     bool
+}
+
+func joinedOf(list []PublishedConnection) (all []joined) {
+	for _, c := range list {
+		all = append(all, joined{c.Original.Source.String(), text(c.Seen), c.Inferred})
+	}
+	return all
+}
+
+// Readings fall anywhere between what belongs together.
+func TestJoinAcrossReadings(t *testing.T) {
+	want := []joined{{"203.0.113.9:1", "172.30.1.1:1", false}}
+	for _, tc := range []struct {
+		name     string
+		protocol uint8
+		readings [][]string // what each of them has
+		told     []joined   // connections
+		joined   []joined   // what is told of them later
+	}{
+		{"all at once", unix.IPPROTO_TCP, [][]string{{"opened", "answered", "dialed"}}, want, nil},
+		{"answer later", unix.IPPROTO_TCP, [][]string{{"opened"}, {"answered", "dialed"}}, want, nil},
+		{"docker-proxy later", unix.IPPROTO_TCP, [][]string{{"opened", "answered"}, {"dialed"}}, []joined{{"203.0.113.9:1", "", false}}, want},
+		{"UDP at once", unix.IPPROTO_UDP, [][]string{{"opened", "dialed", "answered"}}, want, nil},
+		{"UDP, answer later", unix.IPPROTO_UDP, [][]string{{"opened", "dialed"}, {"answered"}}, want, nil},
+		{"UDP, docker-proxy later", unix.IPPROTO_UDP, [][]string{{"opened"}, {"dialed", "answered"}}, want, nil},
+		{"UDP, never answered", unix.IPPROTO_UDP, [][]string{{"opened"}, {"dialed"}}, nil, want},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.publish("alpha", "0.0.0.0:8080->80/tcp", "0.0.0.0:8080->80/udp")
+			var told, later []joined
+			for _, reading := range tc.readings {
+				var news loader.NATNews
+				for _, step := range reading {
+					switch step {
+					case "opened":
+						news.Opened = append(news.Opened, w.events(with(asked(1), of(tc.protocol)))...)
+					case "answered":
+						news.Answered = append(news.Answered, w.events(with(asked(1), of(tc.protocol)))...)
+					case "dialed":
+						news.Opened = append(news.Opened, w.events(with(dialedBy(1), of(tc.protocol)))...)
+					}
+				}
+				w.wait(time.Second)
+				nat := w.AttributeNAT(news)
+				told = append(told, joinedOf(nat.Connections)...)
+				later = append(later, joinedOf(nat.Joined)...)
+			}
+			if diff := cmp.Diff(tc.told, told); diff != "" {
+				t.Errorf("connections (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.joined, later); diff != "" {
+				t.Errorf("told later (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Each of docker-proxy's connections belongs to the one that was answered just before. Where several wait it is the oldest,
+// and that is a guess.
+func TestJoinInOrder(t *testing.T) {
+	w := newPort(t)
+	var news loader.NATNews
+	answer := func(port int) { news.Answered = append(news.Answered, w.events(asked(port))...) }
+	dial := func(port int) { news.Opened = append(news.Opened, w.events(dialedBy(port))...) }
+	answer(1)
+	dial(1)
+	answer(2)
+	dial(2)
+	answer(3)
+	answer(4)
+	dial(3)
+	dial(4)
+	news.Opened[0], news.Opened[3] = news.Opened[3], news.Opened[0] // they come in no particular order
+	news.Answered[1], news.Answered[2] = news.Answered[2], news.Answered[1]
+	want := []joined{
+		{"203.0.113.9:1", "172.30.1.1:1", false},
+		{"203.0.113.9:3", "172.30.1.1:3", true},
+		{"203.0.113.9:2", "172.30.1.1:2", false},
+		{"203.0.113.9:4", "172.30.1.1:4", false}, // the only one that is left
+	}
+	if diff := cmp.Diff(want, joinedOf(w.AttributeNAT(news).Connections)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A process of the host that connects to the container itself is not taken for docker-proxy while nothing waits for that.
+func TestDirectConnectionIsNotJoined(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		news func(w *world) loader.NATNews
+		want []joined
+	}{
+		{
+			"before",
+			func(w *world) (news loader.NATNews) {
+				news.Opened = w.events(dialedBy(1))
+				news.Answered = w.events(asked(7))
+				return news
+			},
+			[]joined{{"203.0.113.9:7", "", false}},
+		},
+		{
+			"long after",
+			func(w *world) (news loader.NATNews) {
+				news.Answered = w.events(asked(7))
+				w.wait(joinWindow)
+				news.Opened = w.events(dialedBy(1))
+				return news
+			},
+			[]joined{{"203.0.113.9:7", "", false}},
+		},
+		{
+			"after docker-proxy's",
+			func(w *world) (news loader.NATNews) {
+				news.Answered = w.events(asked(7))
+				news.Opened = w.events(dialedBy(7), dialedBy(1))
+				return news
+			},
+			[]joined{{"203.0.113.9:7", "172.30.1.1:7", false}},
+		},
+		{
+			"to another container",
+			func(w *world) (news loader.NATNews) {
+				news.Answered = w.events(asked(7))
+				news.Opened = w.events(with(plain("172.30.1.1:1->172.30.1.3:80"), local))
+				return news
+			},
+			[]joined{{"203.0.113.9:7", "", false}},
+		},
+		{
+			"from an address that is not the bridge's",
+			func(w *world) (news loader.NATNews) {
+				news.Answered = w.events(asked(7))
+				news.Opened = w.events(with(plain("192.0.2.1:1->172.30.1.2:80"), local), plain("172.30.1.3:1->172.30.1.2:80"))
+				return news
+			},
+			[]joined{{"203.0.113.9:7", "", false}},
+		},
+		{
+			"while a client was not answered: docker-proxy does not know of it",
+			func(w *world) loader.NATNews { return w.opened(asked(7), dialedBy(1)) },
+			nil,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			nat := w.AttributeNAT(tc.news(w))
+			if diff := cmp.Diff(tc.want, joinedOf(nat.Connections)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			for _, c := range nat.Attempts {
+				if c.Seen.IsValid() || c.Port != 8080 {
+					t.Errorf("attempt at %d sees %v", c.Port, c.Seen)
+				}
+			}
+		})
+	}
+}
+
+// The mesh's own entry may be read first, or in a reading of its own.
+func TestMeshJoinInEveryOrder(t *testing.T) {
+	host := entry("203.0.113.9:39340->192.0.2.1:9090", "172.18.0.2:9090->203.0.113.9:39340")
+	inside := with(entry("203.0.113.9:39340->172.18.0.2:9090", "10.0.0.5:9090->10.0.0.2:39340"), inNetns(77), byIPVS)
+	want := []joined{{"203.0.113.9:39340", "10.0.0.2:39340", false}}
+	for _, tc := range []struct {
+		name     string
+		readings []func(w *world) loader.NATNews
+		joined   []joined
+	}{
+		{"at once", []func(*world) loader.NATNews{
+			func(w *world) loader.NATNews {
+				return loader.NATNews{Opened: w.events(inside, host), Answered: w.events(inside, host)}
+			},
+		}, nil},
+		{"the mesh's later", []func(*world) loader.NATNews{
+			func(w *world) loader.NATNews { return w.opened(host) },
+			func(w *world) loader.NATNews {
+				return loader.NATNews{Opened: w.events(inside), Answered: w.events(host)}
+			},
+		}, nil},
+		{"the mesh's after the answer", []func(*world) loader.NATNews{
+			func(w *world) loader.NATNews { return loader.NATNews{Opened: w.events(host), Answered: w.events(host)} },
+			func(w *world) loader.NATNews { return w.opened(inside) },
+		}, want},
+		{"the mesh's first", []func(*world) loader.NATNews{
+			func(w *world) loader.NATNews { return w.opened(inside) },
+			func(w *world) loader.NATNews { return loader.NATNews{Opened: w.events(host), Answered: w.events(host)} },
+		}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			var told, later []joined
+			for _, news := range tc.readings {
+				nat := w.AttributeNAT(news(w))
+				told = append(told, joinedOf(nat.Connections)...)
+				later = append(later, joinedOf(nat.Joined)...)
+				w.wait(time.Second)
+			}
+			if tc.joined == nil {
+				if diff := cmp.Diff(want, told); diff != "" {
+					t.Errorf("connections (-want +got):\n%s", diff)
+				}
+			}
+			if diff := cmp.Diff(tc.joined, later); diff != "" {
+				t.Errorf("told later (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The same addresses and ports again are another connection, which may be served elsewhere.
+func TestJoinOfPortsUsedAgain(t *testing.T) {
+	w := newPort(t)
+	host := entry("203.0.113.9:39340->192.0.2.1:9090", "172.18.0.2:9090->203.0.113.9:39340")
+	for _, seen := range []string{"10.0.0.2:39340", "10.0.0.2:1024"} {
+		inside := with(entry("203.0.113.9:39340->172.18.0.2:9090", "10.0.0.5:9090->"+seen), inNetns(77), byIPVS)
+		nat := w.AttributeNAT(loader.NATNews{Opened: w.events(host, inside), Answered: w.events(host)})
+		if got := text(nat.Connections[0].Seen); got != seen {
+			t.Errorf("seen %s, want %s", got, seen)
+		}
+		w.wait(time.Second)
+	}
+}
+
+// What is remembered is bounded in number and in time.
+func TestJoinsAreBounded(t *testing.T) {
+	w := newPort(t)
+	var news loader.NATNews
+	for i := range maxJoins + 100 {
+		e := with(plain(fmt.Sprintf("203.0.%d.9:%d->192.0.2.1:8080", i/60000, 1+i%60000)), unseen)
+		news.Answered = append(news.Answered, loader.NATEvent{Tracked: e, At: w.now})
+	}
+	if got := len(w.AttributeNAT(news).Connections); got != maxJoins+100 {
+		t.Errorf("%d connections, want %d: all count", got, maxJoins+100)
+	}
+	joins := &w.pending.nat.joins
+	if len(joins.carried) != maxJoins {
+		t.Errorf("%d are remembered, want %d", len(joins.carried), maxJoins)
+	}
+	w.wait(joinMemory + time.Second)
+	w.AttributeNAT(loader.NATNews{})
+	if len(joins.carried)+len(joins.queues) != 0 {
+		t.Errorf("%d and %d are remembered for ever", len(joins.carried), len(joins.queues))
+	}
+}

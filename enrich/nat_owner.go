@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// natPending is what the nat signal's news wait for, and what they are joined by. Its zero value is ready.
+type natPending struct {
+	opened   []waiting[loader.NATEvent]
+	answered []waiting[loader.NATEvent]
+	// numbers are the owners of namespaces by number, as found for the news at hand: asking the kernel costs too much for
+	// each of them, and tomorrow the number is another's.
+	numbers map[int]string
+	ports   publishedIndex
+	joins   joins
+	told    [4]int // how many translations, attempts, connections and answers the last reading had
+}
+
+// placed is news of a connection, with where it happened and whose it is.
+type placed struct {
+	*loader.NATEvent
+	scope Scope
+	owner *member // of the namespace; on the host, of the address that is translated. nil: nobody, or not known
+	kind  NATKind
+}
+
+// AttributeNAT says what the nat signal's news mean. What is of a container that nobody has told of yet waits, as in
+// [State.Attribute].
+func (s *State) AttributeNAT(news loader.NATNews) NAT {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.config.Now()
+	pending := &s.pending.nat
+	clear(pending.numbers)
+	// There may be very many, and about as many as the last time.
+	nat := NAT{
+		Translations: make([]Translation, 0, pending.told[0]),
+		Attempts:     make([]PublishedConnection, 0, pending.told[1]),
+		Connections:  make([]PublishedConnection, 0, pending.told[2]),
+		Answered:     make([]NATAnswer, 0, pending.told[3]),
+	}
+	pending.opened = s.settleNAT(pending.opened, news.Opened, now, func(p *placed) { s.opened(&nat, p) })
+	pending.answered = s.settleNAT(pending.answered, news.Answered, now, func(p *placed) { s.answered(&nat, p) })
+	pending.joins.settle(&nat, now)
+	pending.told = [...]int{len(nat.Translations), len(nat.Attempts), len(nat.Connections), len(nat.Answered)}
+	return nat
+}
+
+// settleNAT does what settle does, without copies of what does not have to wait.
+func (s *State) settleNAT(
+	old []waiting[loader.NATEvent], news []loader.NATEvent, now time.Time, done func(*placed),
+) []waiting[loader.NATEvent] {
+	wait := old[:0]
+	var p placed
+	var final bool
+	try := func(e *loader.NATEvent, since time.Time) {
+		p, final = s.place(e)
+		if final || now.Sub(since) >= patience || len(wait) >= maxPending {
+			done(&p)
+			return
+		}
+		wait = append(wait, waiting[loader.NATEvent]{record: *e, since: since})
+	}
+	for i := range old {
+		try(&old[i].record, old[i].since)
+	}
+	for i := range news {
+		try(&news[i], now)
+	}
+	if len(wait) == 0 {
+		return nil // and give the room back
+	}
+	return wait
+}
+
+func (s *State) opened(nat *NAT, p *placed) {
+	joins := &s.pending.nat.joins
+	if p.kind != "" {
+		nat.Translations = append(nat.Translations, s.translation(p))
+	}
+	if c, proxied, found := s.published(p); found {
+		nat.Attempts = append(nat.Attempts, c)
+		joins.opened(nat, proxied)
+	} else if d, found := s.dialed(p); found {
+		joins.dials = append(joins.dials, d)
+	}
+	joins.meshed(p)
+}
+
+func (s *State) answered(nat *NAT, p *placed) {
+	joins := &s.pending.nat.joins
+	if p.kind != "" {
+		nat.Answered = append(nat.Answered, NATAnswer{key: p.key(), Kind: p.kind})
+	}
+	if c, proxied, found := s.published(p); found {
+		nat.Connections = append(nat.Connections, c)
+		joins.answered(nat, proxied)
+	}
+	joins.meshed(p)
+}
+
+// place finds the namespace of a connection and its owner. It is not final while either may still become known.
+func (s *State) place(e *loader.NATEvent) (p placed, final bool) {
+	p = placed{NATEvent: e, scope: ScopeUnknown}
+	if e.Netns == s.config.Host {
+		p.scope = ScopeHost
+		p.kind = s.natKind(&p)
+		return p, s.ownOnHost(&p)
+	}
+	if m := s.memberInside(&e.Tracked); m != nil && m.Name != "" {
+		p.scope, p.owner, final = ScopeContainer, m, true
+	} else if s.ingressSandbox.IsValid() && e.Original.Destination.Addr() == s.ingressSandbox {
+		p.scope, final = ScopeIngress, true
+	}
+	p.kind = s.natKind(&p)
+	return p, final
+}
+
+// key finds the entry among those of all namespaces. Those that are nobody's are not told apart.
+func (p *placed) key() natKey {
+	if p.scope == ScopeContainer {
+		return natKey{p.owner.ID, keyOf(&p.Tracked)}
+	}
+	return natKey{string(p.scope), keyOf(&p.Tracked)}
+}
+
+// memberInside finds the container whose namespace a connection is in.
+func (s *State) memberInside(t *loader.Tracked) *member {
+	if id, bound := s.netns[t.Netns]; bound && t.Netns != 0 {
+		return s.members[id]
+	}
+	if t.NetnsID < 0 {
+		return nil
+	}
+	numbers := s.pending.nat.numbers
+	if numbers == nil {
+		numbers = make(map[int]string)
+		s.pending.nat.numbers = numbers
+	}
+	id, asked := numbers[t.NetnsID]
+	if !asked {
+		id = s.ownerOf(t.NetnsID)
+		numbers[t.NetnsID] = id
+	}
+	return s.members[id]
+}
+
+// ownOnHost finds whose connection the host translates: of the container that it is sent to, else of the one that it
+// comes from.
+func (s *State) ownOnHost(p *placed) (final bool) {
+	if p.kind == "" || s.isMesh(&p.Tracked) {
+		return true // it is no translation, or nobody's; who publishes the port is asked later
+	}
+	if movesDestination(&p.Tracked) {
+		to := p.Reply.Source.Addr()
+		m, known := s.holder(to, p.At)
+		if m == nil || !m.alive() {
+			if port := s.publishedAt(p.Original.Destination, p.Protocol); port != nil && port.alive() {
+				// The engine does not tell the addresses that containers have on the gateway bridge.
+				m, known = port.member, known || s.networkOfAddress(to) == gatewayBridge
+			}
+		}
+		if m != nil || !known {
+			p.owner = m
+			return known
+		}
+	}
+	p.owner, final = s.holder(p.Original.Source.Addr(), p.At)
+	return final
+}
+
+// holder finds the container that had an address at a time. It is not known as long as there may be one that nobody has
+// told of: Docker hands out the addresses of the dead again at once.
+func (s *State) holder(address netip.Addr, at time.Time) (m *member, known bool) {
+	if s.isOwn(address) {
+		return nil, true
+	}
+	switch m = s.memberByAddress(address); {
+	case m != nil && m.Name != "":
+		return m, m.alive() || !at.After(m.died)
+	case m != nil:
+		return nil, false
+	}
+	return nil, s.listed && s.networkOfAddress(address) == ""
+}
+
+// networkOfAddress names the network whose bridge an address is behind, "" if there is none.
+func (s *State) networkOfAddress(address netip.Addr) string {
+	if n := s.index().bridgeNetwork(address); n != nil {
+		return n.Name
+	}
+	return ""
+}
+
+func (s *State) translation(p *placed) Translation {
+	t := Translation{NATEvent: *p.NATEvent, Scope: p.scope, Kind: p.kind}
+	switch {
+	case p.owner != nil:
+		t.Identity = p.owner.Identity
+		t.Network = s.networkOf(p)
+		t.ContainerID = p.owner.ID
+	case p.scope == ScopeIngress, p.scope == ScopeHost && s.isMesh(&p.Tracked):
+		t.Identity = s.meshService(p.Original.Destination.Port(), p.Protocol)
+	}
+	return t
+}
+
+// networkOf names the network of the end that belongs to the owner.
+func (s *State) networkOf(p *placed) string {
+	switch {
+	case p.kind == EmbeddedDNS:
+		return "" // loopback is on none
+	case p.scope == ScopeContainer:
+		return p.owner.network([6]byte{}, p.Original.Source.Addr(), p.Original.Destination.Addr(),
+			p.Reply.Source.Addr(), p.Reply.Destination.Addr())
+	}
+	end := p.Original.Source.Addr()
+	if to := p.Reply.Source.Addr(); movesDestination(&p.Tracked) && s.networkOfAddress(to) != "" && !s.isOwn(to) {
+		end = to
+	}
+	return s.networkOfEnd(p.owner, end)
+}
+
+// networkOfEnd names the network of a container's address, as the host has it.
+func (s *State) networkOfEnd(m *member, address netip.Addr) string {
+	return first(s.networkOfAddress(address), m.network([6]byte{}, address))
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// This file tells which connections go to published ports, and by what they lose their client's address.
+
+// publishedPort is a port of the host and the container behind it.
+type publishedPort struct {
+	*member
+	host      netip.AddrPort // unspecified address: all of the host's, of its family
+	container uint16
+}
+
+type portKey struct {
+	port     uint16
+	protocol uint8
+}
+
+// publishedIndex finds published ports. It is made anew when the stations' is.
+type publishedIndex struct {
+	madeWith *stationIndex
+	ports    map[portKey][]publishedPort
+}
+
+func (s *State) publishedPorts() map[portKey][]publishedPort {
+	made := &s.pending.nat.ports
+	if current := s.index(); made.madeWith != current {
+		*made = publishedIndex{madeWith: current, ports: make(map[portKey][]publishedPort)}
+		for _, m := range s.members {
+			for _, p := range m.Published {
+				if p.Host.Port() != 0 {
+					key := portKey{p.Host.Port(), protocolNumber(p.Protocol)}
+					made.ports[key] = append(made.ports[key], publishedPort{m, p.Host, p.Container})
+				}
+			}
+		}
+	}
+	return made.ports
+}
+
+// protocolNumber is the protocol that Docker gives a name; 0: it publishes no ports of it.
+func protocolNumber(name string) uint8 {
+	switch name {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
+}
+
+// publishedAt finds who publishes a port of the host, or did so last; nil: nobody.
+func (s *State) publishedAt(to netip.AddrPort, protocol uint8) *publishedPort {
+	var found *publishedPort
+	ports := s.publishedPorts()[portKey{to.Port(), protocol}]
+	for i := range ports {
+		if p := &ports[i]; s.listensAt(p.host.Addr(), to.Addr()) && (found == nil || p.isBefore(found)) {
+			found = p
+		}
+	}
+	return found
+}
+
+func (s *State) listensAt(published, to netip.Addr) bool {
+	if published.IsUnspecified() {
+		return published.Is4() == to.Is4() && s.isOwn(to)
+	}
+	return published == to
+}
+
+// isBefore chooses between two that have the same port: who lives, then who has it at the very address, then who had it last.
+func (p *publishedPort) isBefore(other *publishedPort) bool {
+	if p.alive() != other.alive() {
+		return p.alive()
+	}
+	if exact := !p.host.Addr().IsUnspecified(); exact == other.host.Addr().IsUnspecified() {
+		return exact
+	}
+	return p.died.After(other.died)
+}
+
+// NATEndpoints returns where connections go to that are of interest even if nothing translates them: published ports, and
+// the ports of containers that they lead to.
+func (s *State) NATEndpoints() []loader.NATEndpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var endpoints []loader.NATEndpoint
+	add := func(protocol uint8, address netip.Addr, port uint16) {
+		if protocol != 0 && port != 0 {
+			endpoints = append(endpoints, loader.NATEndpoint{Protocol: protocol, Address: address, Port: port})
+		}
+	}
+	for key, ports := range s.publishedPorts() {
+		for _, p := range ports {
+			if p.alive() {
+				add(key.protocol, p.host.Addr(), key.port)
+				for _, address := range s.addressesOnBridges(p.member) {
+					add(key.protocol, address, p.container)
+				}
+			}
+		}
+	}
+	for port := range s.ingressPorts {
+		add(protocolNumber(port.Protocol), netip.IPv4Unspecified(), port.Port)
+		add(protocolNumber(port.Protocol), netip.IPv6Unspecified(), port.Port)
+	}
+	slices.SortFunc(endpoints, func(a, b loader.NATEndpoint) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), a.Address.Compare(b.Address))
+	})
+	return slices.Compact(endpoints)
+}
+
+// addressesOnBridges are the addresses at which the host reaches a container, those on the gateway bridge as far as they
+// were learned.
+func (s *State) addressesOnBridges(m *member) (addresses []netip.Addr) {
+	for _, e := range m.Endpoints {
+		if n := s.networks[e.NetworkID]; n != nil && n.Bridge != "" {
+			addresses = append(addresses, e.Addresses...)
+		}
+	}
+	for address, id := range s.learned {
+		if id == m.ID {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses
+}
+
+// isMesh tells what the host sends on to the routing mesh.
+func (s *State) isMesh(t *loader.Tracked) bool {
+	return s.ingressSandbox.IsValid() && t.Reply.Source.Addr() == s.ingressSandbox && movesDestination(t)
+}
+
+// meshService is who serves a port of the routing mesh, as far as this node can know.
+func (s *State) meshService(port uint16, protocol uint8) Identity {
+	return s.ingressPorts[ingressPort{port, ProtocolName(protocol)}]
+}
+
+// published makes of a connection on the host one to a published port, and says by whom docker-proxy's own connection for it
+// would be taken; not found: it goes to none.
+func (s *State) published(p *placed) (c PublishedConnection, proxied proxyKey, found bool) {
+	if p.scope != ScopeHost || protocolNumber(ProtocolName(p.Protocol)) == 0 {
+		return c, proxied, false
+	}
+	c = PublishedConnection{
+		NATEvent: *p.NATEvent, Scope: ScopeHost, Port: p.Original.Destination.Port(), Protocol: ProtocolName(p.Protocol),
+		Client: s.client(&p.Tracked),
+	}
+	switch {
+	case s.isMesh(&p.Tracked):
+		s.intoMesh(&c)
+		found = true
+	case p.kind == DNAT || p.kind == IPVS:
+		found = s.translated(&c)
+	default:
+		proxied, found = s.untranslated(&c, p.kind)
+	}
+	return c, proxied, found
+}
+
+func (s *State) client(t *loader.Tracked) Client {
+	source := t.Original.Source.Addr()
+	if t.Local || s.isOwn(source) {
+		return ClientHost
+	}
+	if s.memberByAddress(source) != nil {
+		return ClientContainer
+	}
+	if n := s.index().bridgeNetwork(source); n != nil && n.gone.IsZero() {
+		return ClientContainer
+	}
+	return ClientRemote
+}
+
+// intoMesh is of the service alone: which of its tasks serves a connection is chosen in the mesh, and it may be on another
+// node.
+func (s *State) intoMesh(c *PublishedConnection) {
+	c.Scope = ScopeIngress
+	c.Identity = s.meshService(c.Port, c.NATEvent.Protocol)
+	c.Mechanism = IngressMesh
+}
+
+// translated is a connection that a rule sends on to a container.
+func (s *State) translated(c *PublishedConnection) bool {
+	to := c.Reply.Source.Addr()
+	if m := s.memberByAddress(to); m != nil && m.alive() {
+		if !m.publishesAt(c.Port, c.Reply.Source.Port(), c.Protocol) {
+			return false // by a rule that is not Docker's
+		}
+		s.serve(c, m)
+	} else if port := s.publishedAt(c.Original.Destination, c.NATEvent.Protocol); port != nil {
+		s.serve(c, port.member)
+	} else if s.networkOfAddress(to) == "" || !s.isOwn(c.Original.Destination.Addr()) {
+		return false
+	}
+	c.Network = s.networkOfAddress(to)
+	c.Seen, c.Server = c.Reply.Destination, c.Reply.Source
+	switch {
+	case c.Seen.Addr() == c.Original.Source.Addr():
+		c.Preserved, c.Mechanism = true, NoMechanism
+	case c.Client == ClientRemote:
+		c.Mechanism = InboundMasquerade
+	default:
+		c.Mechanism = Hairpin
+	}
+	return true
+}
+
+func (s *State) serve(c *PublishedConnection, m *member) {
+	c.Identity, c.ContainerID = m.Identity, m.ID
+}
+
+// publishesAt tells whether a port of the host leads to the container's, at whatever address.
+func (m *member) publishesAt(host, container uint16, protocol string) bool {
+	return slices.ContainsFunc(m.Published, func(p PublishedPort) bool {
+		return p.Host.Port() == host && p.Container == container && p.Protocol == protocol
+	})
+}
+
+// untranslated is a connection that the host itself is to answer: docker-proxy carries it, if anybody does.
+func (s *State) untranslated(c *PublishedConnection, kind NATKind) (proxyKey, bool) {
+	to := c.Original.Destination
+	if kind == Redirect {
+		to = c.Reply.Source
+		c.Port = to.Port()
+	}
+	port := s.publishedAt(to, c.NATEvent.Protocol)
+	if port == nil {
+		_, meshed := s.ingressPorts[ingressPort{to.Port(), c.Protocol}]
+		if !meshed || !s.isOwn(to.Addr()) {
+			return proxyKey{}, false
+		}
+		s.intoMesh(c)
+		return proxyKey{}, true
+	}
+	s.serve(c, port.member)
+	c.Network = s.networkToProxy(port.member)
+	c.Mechanism = UserlandProxy
+	if to.Addr().Is6() && !port.hasIPv6() {
+		c.Mechanism = IPv6ToIPv4Proxy
+	}
+	return proxyKey{port.ID, port.container, c.NATEvent.Protocol}, true
+}
+
+func (m *member) hasIPv6() bool {
+	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool {
+		return slices.ContainsFunc(e.Addresses, netip.Addr.Is6)
+	})
+}
+
+// networkToProxy names the network by which docker-proxy reaches a container, "" if it could be several.
+func (s *State) networkToProxy(m *member) string {
+	var names []string
+	for _, e := range m.Endpoints {
+		if n := s.networks[e.NetworkID]; n != nil && n.Bridge != "" {
+			names = append(names, e.Network)
+		}
+	}
+	switch len(names) {
+	case 0:
+		return gatewayBridge
+	case 1:
+		return names[0]
+	}
+	return ""
+}
+
+// dialed makes of a connection on the host one that docker-proxy may have opened to a container's published port. It comes
+// from the bridge's own address.
+func (s *State) dialed(p *placed) (dial, bool) {
+	if p.scope != ScopeHost || p.kind != "" || !s.isOwn(p.Original.Source.Addr()) {
+		return dial{}, false
+	}
+	to := p.Original.Destination
+	m := s.memberByAddress(to.Addr())
+	if m == nil || !m.alive() || !m.publishes(to.Port(), ProtocolName(p.Protocol)) {
+		return dial{}, false
+	}
+	network := s.index().bridgeNetwork(to.Addr())
+	if network == nil || network != s.index().bridgeNetwork(p.Original.Source.Addr()) {
+		return dial{}, false
+	}
+	return dial{
+		proxyKey: proxyKey{m.ID, to.Port(), p.Protocol}, at: p.At, seen: p.Reply.Destination, server: p.Reply.Source,
+	}, true
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+const (
+	// snatPorts is how many ports there are to choose from where a rule names none, as MASQUERADE and Docker's SNAT do: 1024
+	// to 65535 for a connection whose own port is one of these. The kernel (net/netfilter/nf_nat_core.c,
+	// nf_nat_l4proto_unique_tuple) keeps ports below 1024 apart, for connections that come from such. It tries some 240 of
+	// them at random places and then gives up, so that connections begin to be lost just before all are taken.
+	snatPorts      = 65535 - lowestSNATPort + 1
+	lowestSNATPort = 1024
+
+	// maxPressure is how many destinations are told, maxStale how many entries.
+	maxPressure = 10
+	maxStale    = 1000
+)
+
+// Track says what the host's table of tracked connections means. list visits its translated entries: loader.ListTracked. If
+// it fails, what was visited until then comes with its error.
+func (s *State) Track(list func(visit func(*loader.Tracked)) error) (Tracking, error) {
+	t := tracker{State: s, identities: make(map[egressKey]*EgressIdentity), pressure: make(map[pressureKey]*ports)}
+	err := list(func(entry *loader.Tracked) {
+		s.mu.Lock() // for each alone: the kernel takes its time for many
+		defer s.mu.Unlock()
+		t.visit(entry)
+	})
+	return t.tracking(), err
+}
+
+// tracker sums up entries.
+type tracker struct {
+	*State
+	identities map[egressKey]*EgressIdentity
+	pressure   map[pressureKey]*ports
+	stale      []StaleEntry
+}
+
+type egressKey struct {
+	containerID string
+	address     netip.Addr
+}
+
+type pressureKey struct {
+	address     netip.Addr
+	destination netip.AddrPort
+	protocol    uint8
+}
+
+// ports are those in use, perhaps with some of them twice, since an entry may be visited twice.
+type ports struct {
+	list   []uint16
+	owner  *member // of one of the connections, with the address that it comes from
+	source netip.Addr
+}
+
+func (t *tracker) visit(entry *loader.Tracked) {
+	if entry.Original.Source.Addr() != entry.Reply.Destination.Addr() {
+		owner := t.sender(entry)
+		t.countPort(entry, owner)
+		t.countIdentity(entry, owner)
+	}
+	if len(t.stale) < maxStale {
+		t.findStale(entry)
+	}
+}
+
+// sender finds the container that a connection comes from, nil if it is none that lives.
+func (t *tracker) sender(entry *loader.Tracked) *member {
+	m := t.memberByAddress(entry.Original.Source.Addr())
+	if m == nil || !m.alive() || m.Name == "" {
+		return nil
+	}
+	return m
+}
+
+// countIdentity counts what goes to the outside.
+func (t *tracker) countIdentity(entry *loader.Tracked, owner *member) {
+	to := entry.Reply.Source.Addr()
+	if owner == nil || t.isOwn(to) || t.networkOfAddress(to) != "" {
+		return
+	}
+	key := egressKey{owner.ID, entry.Reply.Destination.Addr()}
+	network := t.networkOfEnd(owner, entry.Original.Source.Addr())
+	found := t.identities[key]
+	if found == nil {
+		found = &EgressIdentity{Identity: owner.Identity, ContainerID: owner.ID, Address: key.address}
+		found.Network = network
+		t.identities[key] = found
+	}
+	found.Network = min(found.Network, network) // of several always the same
+	found.Connections++
+}
+
+func (t *tracker) countPort(entry *loader.Tracked, owner *member) {
+	port := entry.Reply.Destination.Port()
+	if !hasPorts(entry.Protocol) || port < lowestSNATPort {
+		return
+	}
+	key := pressureKey{entry.Reply.Destination.Addr(), entry.Reply.Source, entry.Protocol}
+	used := t.pressure[key]
+	if used == nil {
+		used = &ports{}
+		t.pressure[key] = used
+	}
+	if used.owner == nil {
+		used.owner, used.source = owner, entry.Original.Source.Addr()
+	}
+	used.list = append(used.list, port)
+}
+
+// findStale looks for UDP that is still sent to where the container of a published port was before. Other protocols end
+// their connections, and begin new ones.
+func (t *tracker) findStale(entry *loader.Tracked) {
+	if entry.Protocol != unix.IPPROTO_UDP || !t.listed || !movesDestination(entry) || !t.isAbandoned(entry.Reply.Source.Addr()) {
+		return
+	}
+	port := t.publishedAt(entry.Original.Destination, entry.Protocol)
+	if port == nil || !port.alive() {
+		return
+	}
+	stale := StaleEntry{
+		Tracked: *entry, Identity: port.Identity, ContainerID: port.ID, Port: entry.Original.Destination.Port(),
+	}
+	stale.Network = t.networkToProxy(port.member)
+	t.stale = append(t.stale, stale)
+}
+
+// isAbandoned tells an address behind one of Docker's bridges that no living container has. On the gateway bridge the engine
+// does not tell who has one, so only those that the dead had are known to be abandoned.
+func (t *tracker) isAbandoned(address netip.Addr) bool {
+	network := t.networkOfAddress(address)
+	if network == "" || t.isOwn(address) || address == t.ingressSandbox {
+		return false
+	}
+	m := t.memberByAddress(address)
+	return m == nil && network != gatewayBridge || m != nil && !m.alive()
+}
+
+func (t *tracker) tracking() Tracking {
+	sharing := make(map[netip.Addr]int)
+	for key := range t.identities {
+		sharing[key.address]++
+	}
+	result := Tracking{Pressure: t.mostPressed(), Stale: t.stale}
+	for _, identity := range t.identities {
+		identity.Sharing = sharing[identity.Address]
+		result.Identities = append(result.Identities, *identity)
+	}
+	slices.SortFunc(result.Identities, func(a, b EgressIdentity) int {
+		return cmp.Or(compareIdentities(a.Identity, b.Identity), strings.Compare(a.ContainerID, b.ContainerID),
+			a.Address.Compare(b.Address))
+	})
+	slices.SortFunc(result.Stale, func(a, b StaleEntry) int {
+		return cmp.Or(compareIdentities(a.Identity, b.Identity), cmp.Compare(a.Port, b.Port),
+			a.Original.Source.Compare(b.Original.Source), a.Original.Destination.Compare(b.Original.Destination))
+	})
+	return result
+}
+
+// mostPressed returns the destinations towards which most ports are in use.
+func (t *tracker) mostPressed() []PortPressure {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var most []PortPressure
+	for key, used := range t.pressure {
+		slices.Sort(used.list)
+		next := PortPressure{
+			Address: key.address, Destination: key.destination, Protocol: key.protocol,
+			Used: len(slices.Compact(used.list)), Limit: snatPorts,
+		}
+		at, _ := slices.BinarySearchFunc(most, next, comparePressure)
+		if at == maxPressure {
+			continue
+		}
+		if used.owner != nil {
+			next.Example = used.owner.Identity
+			next.Example.Network = t.networkOfEnd(used.owner, used.source)
+		}
+		most = slices.Insert(most, at, next)
+		most = most[:min(len(most), maxPressure)]
+	}
+	return most
+}
+
+func comparePressure(a, b PortPressure) int {
+	return cmp.Or(cmp.Compare(b.Used, a.Used), a.Address.Compare(b.Address), a.Destination.Compare(b.Destination),
+		cmp.Compare(a.Protocol, b.Protocol))
+}
+
+func compareIdentities(a, b Identity) int {
+	return cmp.Or(strings.Compare(a.Stack, b.Stack), strings.Compare(a.Service, b.Service),
+		strings.Compare(a.Container, b.Container), strings.Compare(a.Network, b.Network))
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exporters
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// A container has at most 16 series for what is translated for it and tracked in its namespace: the translations counted here
+// and two for all others, two for its table of tracked connections and four for what that could not do, one for untranslated
+// packets that were leftovers, and one for what it asks for by label. A published port has at most ten: one for the attempts,
+// three for clients whose address is kept, the ways to lose it that are counted here, and for each client one for all other
+// ways; mostly it has three. Ports beyond those counted here are one, as other.
+const (
+	maxTranslationSeries = 6
+	maxPublishedPorts    = 16
+	maxLossSeries        = 3
+)
+
+// other stands in a closed set of label values for what has no room, or no name.
+const other = "other"
+
+// Values of the label source_address.
+const (
+	addressPreserved = "preserved"
+	addressLost      = "lost"
+)
+
+// AddNAT counts translated connections and those to published ports. It must not be called concurrently with the other
+// methods.
+func (m *Metrics) AddNAT(nat enrich.NAT) {
+	translations := tallyOf[translationKey]{}
+	for i := range nat.Translations {
+		t := &nat.Translations[i]
+		translations.add(translationKey{t.Identity, t.Scope, t.Kind, enrich.ProtocolName(t.Protocol)})
+	}
+	for _, k := range translations.keys {
+		m.store.Add(natTranslations, translations.counts[k], m.translationValues(k)...)
+	}
+	attempts, connections := tallyOf[attemptKey]{}, tallyOf[connectionKey]{}
+	for i := range nat.Attempts {
+		attempts.add(newAttemptKey(&nat.Attempts[i]))
+	}
+	for i := range nat.Connections {
+		c := &nat.Connections[i]
+		connections.add(connectionKey{newAttemptKey(c), c.Client, c.Preserved, c.Mechanism})
+	}
+	for _, k := range attempts.keys {
+		m.addPublished(publishedAttempts, attempts.counts[k], m.attemptValues(k))
+	}
+	for _, k := range connections.keys {
+		m.addPublished(publishedConnections, connections.counts[k], m.connectionValues(k))
+	}
+}
+
+// addPublished notes what is of a port, or lost in a way, that is not told apart.
+func (m *Metrics) addPublished(f *Family, n float64, values []string) {
+	if slices.Contains(values[len(identityLabels):], other) {
+		m.store.Add(seriesOverflow, 1, f.Name)
+	}
+	m.store.Add(f, n, values...)
+}
+
+// tallyOf counts how many there are of each: of the thousands of connections in a reading, few differ in their labels.
+type tallyOf[K comparable] struct {
+	keys   []K // in the order in which they came
+	counts map[K]float64
+}
+
+func (t *tallyOf[K]) add(k K) {
+	if t.counts == nil {
+		t.counts = make(map[K]float64)
+	}
+	n := t.counts[k]
+	if n == 0 {
+		t.keys = append(t.keys, k)
+	}
+	t.counts[k] = n + 1
+}
+
+type translationKey struct {
+	enrich.Identity
+	scope    enrich.Scope
+	kind     enrich.NATKind
+	protocol string
+}
+
+// translationValues keeps each owner within its number of series. The host's own have no bound of their own.
+func (m *Metrics) translationValues(k translationKey) []string {
+	values := identityValues(k.Identity, k.scope, string(k.kind), k.protocol)
+	owner := ownerOf(k.Identity)
+	if owner == (Owner{}) || m.translations.admit(owner.key(), values[3:], natTranslations.place(values), maxTranslationSeries) {
+		return values
+	}
+	m.store.Add(seriesOverflow, 1, natTranslations.Name)
+	k.Network = ""
+	return identityValues(k.Identity, k.scope, other, other)
+}
+
+func ownerOf(i enrich.Identity) Owner { return Owner{i.Stack, i.Service, i.Container} }
+
+// attemptKey has no network: a published port is its container's, whichever network leads there.
+type attemptKey struct {
+	enrich.Identity
+	scope    enrich.Scope
+	port     uint16
+	protocol string
+}
+
+func newAttemptKey(c *enrich.PublishedConnection) attemptKey {
+	k := attemptKey{c.Identity, c.Scope, c.Port, c.Protocol}
+	k.Network = ""
+	return k
+}
+
+func (m *Metrics) attemptValues(k attemptKey) []string {
+	return identityValues(k.Identity, k.scope, m.portLabel(k), k.protocol)
+}
+
+// portLabel tells so many ports of an owner apart.
+func (m *Metrics) portLabel(k attemptKey) string {
+	port := strconv.Itoa(int(k.port))
+	owner := ownerOf(k.Identity)
+	if owner == (Owner{}) || m.ports.admit(owner.key(), []string{port, k.protocol}, Place{Owner: owner, Port: port}, maxPublishedPorts) {
+		return port
+	}
+	return other
+}
+
+type connectionKey struct {
+	attemptKey
+	client    enrich.Client
+	preserved bool
+	mechanism enrich.Mechanism
+}
+
+// connectionValues keeps each published port within its number of series. What alerts look at stays told apart in any case.
+func (m *Metrics) connectionValues(k connectionKey) []string {
+	values := append(m.attemptValues(k.attemptKey), string(k.client), sourceAddress(k.preserved), string(k.mechanism))
+	if ownerOf(k.Identity) == (Owner{}) || k.preserved {
+		return values
+	}
+	if m.connections.admit(seriesKey(values[:7]), values[7:], publishedConnections.place(values), maxLossSeries) {
+		return values
+	}
+	values[len(values)-1] = other
+	return values
+}
+
+func sourceAddress(preserved bool) string {
+	if preserved {
+		return addressPreserved
+	}
+	return addressLost
+}
+
+// planPublished makes the series of a container's published ports exist at 0, the lowest ports first: that they are asked
+// for, and that all is well.
+func (m *Metrics) planPublished(c *enrich.LiveContainer) {
+	ports := slices.Clone(c.Published)
+	slices.SortFunc(ports, func(a, b enrich.PublishedPort) int {
+		return cmp.Or(cmp.Compare(a.Host.Port(), b.Host.Port()), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	for _, p := range ports {
+		if p.Host.Port() == 0 { // in gateway mode routed: it is no port of the host
+			continue
+		}
+		k := attemptKey{c.Identity, enrich.ScopeHost, p.Host.Port(), p.Protocol}
+		m.store.Plan(publishedAttempts, m.attemptValues(k)...)
+		m.store.Plan(publishedConnections, m.connectionValues(connectionKey{k, enrich.ClientRemote, true, enrich.NoMechanism})...)
+	}
+}
+
+// The label by which a container asks to see its clients' addresses, its value, and what the metric calls that.
+const (
+	requirementLabel = "bridgewatch.source-address"
+	required         = "required"
+	sourceAddresses  = "source-address"
+)
+
+// setRequirements shows what is asked for by label: by a service as a whole, or by a container that belongs to none.
+func (m *Metrics) setRequirements(containers []enrich.LiveContainer) {
+	var samples []Sample
+	for i := range containers {
+		c := &containers[i]
+		if c.Labels[requirementLabel] != required {
+			continue
+		}
+		asks := enrich.Identity{Stack: c.Identity.Stack, Service: c.Identity.Service}
+		if asks.Service == "" {
+			asks.Container = c.Identity.Container
+		}
+		samples = append(samples, Sample{Value: 1, Values: identityValues(asks, "", sourceAddresses)})
+	}
+	m.store.Replace(serviceRequirement, samples)
+}
+
+// setConntrack shows how full the tables of tracked connections are: the host's, and those of the containers in which
+// anything is tracked or was. Of several containers of one identity it is the fullest. The limit is the same for all.
+func (m *Metrics) setConntrack(host *loader.HostState, containers map[string]loader.NetnsState) {
+	limit := host.Conntrack.Limit
+	if limit == 0 {
+		m.store.Replace(conntrackEntries, nil)
+		m.store.Replace(conntrackLimit, nil)
+		return
+	}
+	entries := []Sample{{Value: float64(host.Conntrack.Entries), Values: identityValues(enrich.Identity{}, enrich.ScopeHost)}}
+	for id, state := range containers {
+		c, known := m.living[id]
+		if !known || state.Conntrack.Entries == 0 && !m.tracking[id] {
+			continue
+		}
+		m.tracking[id] = true
+		entries = append(entries, Sample{Value: float64(state.Conntrack.Entries), Values: identityValues(c.identity, enrich.ScopeContainer)})
+	}
+	slices.SortFunc(entries, func(a, b Sample) int { return cmp.Compare(b.Value, a.Value) }) // Replace takes the first of an identity
+	limits := make([]Sample, 0, len(entries))
+	for _, e := range entries {
+		limits = append(limits, Sample{Value: float64(limit), Values: e.Values})
+	}
+	m.store.Replace(conntrackEntries, entries)
+	m.store.Replace(conntrackLimit, limits)
+}
+
+// addHostConntrack counts what the host's namespace could not track since the agent started.
+func (m *Metrics) addHostConntrack(host *loader.HostState) {
+	stats := host.ConntrackStats
+	if stats == (loader.ConntrackStats{}) { // nothing is tracked, or it could not be read
+		return
+	}
+	values := identityValues(enrich.Identity{}, enrich.ScopeHost)
+	if m.host == nil {
+		m.host = &stats
+		for _, e := range conntrackEvents(&stats) {
+			m.store.Plan(conntrackFailures, append(slices.Clip(values), e.event)...)
+		}
+	}
+	m.addConntrackFailures(&stats, m.host, values)
+	m.host = &stats
+}
+
+// addConntrackFailures counts what was not there the last time. That mostly is nothing: then there is no series for it.
+func (m *Metrics) addConntrackFailures(now, last *loader.ConntrackStats, identity []string) {
+	before := conntrackEvents(last)
+	for i, e := range conntrackEvents(now) {
+		if n := rise(e.count, before[i].count); n > 0 {
+			m.store.Add(conntrackFailures, n, append(slices.Clip(identity), e.event)...)
+		}
+	}
+}
+
+type conntrackEvent struct {
+	event string
+	count uint64
+}
+
+// conntrackEvents are what can go wrong, always in the same order.
+func conntrackEvents(s *loader.ConntrackStats) []conntrackEvent {
+	return []conntrackEvent{
+		{"insert_failed", s.InsertFailed}, {"drop", s.Drop}, {"early_drop", s.EarlyDrop}, {"invalid", s.Invalid},
+	}
+}
+
+// SetTracking shows how many of the host's ports are in use towards the destination that has the most of them, of each
+// protocol. It must not be called concurrently with the other methods.
+func (m *Metrics) SetTracking(tracking *enrich.Tracking) {
+	var used, limits []Sample
+	for _, p := range tracking.Pressure { // highest first, and Replace takes the first
+		values := identityValues(enrich.Identity{}, enrich.ScopeHost, enrich.ProtocolName(p.Protocol))
+		used = append(used, Sample{Value: float64(p.Used), Values: values})
+		limits = append(limits, Sample{Value: float64(p.Limit), Values: values})
+	}
+	m.store.Replace(snatPortsUsed, used)
+	m.store.Replace(snatPortsLimit, limits)
+}
+
+// AddRulesetChanges counts changes of rules. It must not be called concurrently with the other methods.
+func (m *Metrics) AddRulesetChanges(changes []loader.RulesetChange) {
+	for i := range changes {
+		scope := enrich.ScopeContainer
+		if changes[i].NetnsID < 0 {
+			scope = enrich.ScopeHost
+		}
+		m.store.Add(rulesetChanges, 1, string(scope))
+	}
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// natProgram tells of connections whose packets leave by a device. Its methods must not be called concurrently.
+type natProgram struct {
+	objects   natKernel
+	tracing   link.Link
+	reader    *ringbuf.Reader
+	sample    ringbuf.Record
+	endpoints map[natNatEndpoint]bool // in the kernel's map
+}
+
+// natKernel is what is loaded of the object.
+type natKernel struct {
+	NetDevQueue  *ebpf.Program `ebpf:"nat_net_dev_queue"`
+	FilterEvents *ebpf.Program `ebpf:"nat_filter_events"`
+	Connections  *ebpf.Map     `ebpf:"nat_connections"`
+	Endpoints    *ebpf.Map     `ebpf:"nat_endpoints"`
+	Records      *ebpf.Map     `ebpf:"nat_records"`
+	Counters     *ebpf.Map     `ebpf:"nat_counters"`
+}
+
+// natRecord is what the program tells of a connection: that it was opened or, if answered, that its first answer left.
+// Device and Local are of the first packet in both.
+type natRecord struct {
+	NATEvent
+	answered bool
+}
+
+// openNATProgram loads the programs and attaches the one that is for packets. hostNetns is the inode number of the host's
+// namespace. Needs 5.10, BTF, CAP_BPF and CAP_PERFMON.
+func openNATProgram(config NATConfig, hostNetns uint32) (*natProgram, error) {
+	p := &natProgram{endpoints: make(map[natNatEndpoint]bool)}
+	if err := p.open(config, hostNetns); err != nil {
+		return nil, errors.Join(explain(err), p.Close())
+	}
+	return p, nil
+}
+
+func (p *natProgram) open(config NATConfig, hostNetns uint32) error {
+	allowMemory()
+	if err := requireConntrackTypes(); err != nil {
+		return err
+	}
+	spec, err := loadNat()
+	if err != nil {
+		return fmt.Errorf("load nat object: %w", err)
+	}
+	if config.RingSize != 0 {
+		spec.Maps["nat_records"].MaxEntries = config.RingSize
+	}
+	if config.Connections != 0 {
+		spec.Maps["nat_connections"].MaxEntries = config.Connections
+	}
+	if err := spec.Variables["config"].Set(natNatConfig{HostNetns: hostNetns}); err != nil {
+		return fmt.Errorf("configure nat object: %w", err)
+	}
+	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
+		return fmt.Errorf("load nat object: %w", err)
+	}
+	if p.reader, err = ringbuf.NewReader(p.objects.Records); err != nil {
+		return fmt.Errorf("open ring of connections: %w", err)
+	}
+	if p.tracing, err = link.AttachTracing(link.TracingOptions{Program: p.objects.NetDevQueue}); err != nil {
+		return fmt.Errorf("attach to tracepoint net_dev_queue: %w", err)
+	}
+	return nil
+}
+
+// requireConntrackTypes looks whether the kernel says how its entries are laid out: without that the program would load and
+// never tell anything.
+func requireConntrackTypes() error {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fmt.Errorf("load kernel BTF: %w", err)
+	}
+	var entry *btf.Struct
+	if kernel.TypeByName("nf_conn", &entry) == nil {
+		return nil
+	}
+	module, err := btf.LoadKernelModuleSpec("nf_conntrack")
+	if err == nil {
+		err = module.TypeByName("nf_conn", &entry)
+	}
+	if err != nil {
+		return fmt.Errorf("find conntrack's entries in the kernel's BTF: %w", err)
+	}
+	return nil
+}
+
+// read visits all that is in the ring now, oldest first, and does not wait for more.
+func (p *natProgram) read(visit func(natRecord)) error {
+	ahead, err := clockAhead()
+	if err != nil {
+		return err
+	}
+	p.reader.SetDeadline(time.Unix(1, 0)) // past: what is there is still read
+	for {
+		err := p.reader.ReadInto(&p.sample)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read ring of connections: %w", err)
+		}
+		var record natNatRecord
+		if _, err := binary.Decode(p.sample.RawSample, binary.NativeEndian, &record); err != nil {
+			return fmt.Errorf("read ring of connections: %w", err)
+		}
+		visit(record.natRecord(ahead))
+	}
+}
+
+// clockAhead returns the time of day at which the kernel's monotonic clock began.
+func clockAhead() (time.Time, error) {
+	var monotonic unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
+		return time.Time{}, fmt.Errorf("read monotonic clock: %w", err)
+	}
+	return time.Now().Round(0).Add(-time.Duration(monotonic.Nano())), nil
+}
+
+func (r *natNatRecord) natRecord(ahead time.Time) natRecord {
+	record := natRecord{answered: r.Event == uint8(natNatEventNAT_ANSWERED)}
+	record.At = ahead.Add(time.Duration(r.TimeNs))
+	record.Tracked = Tracked{
+		Netns:          Netns(r.Netns),
+		NetnsID:        -1,
+		Protocol:       r.Protocol,
+		Original:       r.Original.tuple(),
+		Reply:          r.Reply.tuple(),
+		SourceNAT:      r.Status&statusSourceNAT != 0,
+		DestinationNAT: r.Status&statusDestNAT != 0,
+		Device:         int(r.Ifindex),
+		Local:          r.Local != 0,
+	}
+	switch natNatMasquerade(r.Masquerade) {
+	case natNatMasqueradeNAT_MASQUERADE_ON:
+		record.Masqueraded = On
+	case natNatMasqueradeNAT_MASQUERADE_OFF:
+		record.Masqueraded = Off
+	}
+	return record
+}
+
+func (t *natNatTuple) tuple() Tuple {
+	return Tuple{
+		Source:      netip.AddrPortFrom(address(t.Saddr), hostOrder(t.Sport)),
+		Destination: netip.AddrPortFrom(address(t.Daddr), hostOrder(t.Dport)),
+	}
+}
+
+// hostOrder turns a number of 16 bits in network order into one in the machine's, and back.
+func hostOrder(network uint16) uint16 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], network)
+	return binary.BigEndian.Uint16(b[:])
+}
+
+// setEndpoints says of which connections in the host's namespace to tell though nothing translates them. An endpoint that
+// was there before is not missing for a moment. After an error some of the new ones are there, and all of the old ones that
+// are wanted still.
+func (p *natProgram) setEndpoints(endpoints []NATEndpoint) error {
+	wanted := make(map[natNatEndpoint]bool, len(endpoints))
+	for _, e := range endpoints {
+		wanted[newNATEndpoint(e)] = true
+	}
+	if room := int(p.objects.Endpoints.MaxEntries()); len(wanted) > room {
+		return fmt.Errorf("set endpoints: %d are more than the %d that there is room for", len(wanted), room)
+	}
+	for e := range p.endpoints {
+		if wanted[e] {
+			continue
+		}
+		if err := p.objects.Endpoints.Delete(e); err != nil {
+			return fmt.Errorf("remove endpoint: %w", err)
+		}
+		delete(p.endpoints, e)
+	}
+	for e := range wanted {
+		if p.endpoints[e] {
+			continue
+		}
+		if err := p.objects.Endpoints.Put(e, uint8(1)); err != nil {
+			return fmt.Errorf("add endpoint: %w", err)
+		}
+		p.endpoints[e] = true
+	}
+	return nil
+}
+
+func newNATEndpoint(e NATEndpoint) natNatEndpoint {
+	endpoint := natNatEndpoint{Port: hostOrder(e.Port), Protocol: e.Protocol}
+	if !e.Address.IsValid() || e.Address.IsUnspecified() {
+		return endpoint
+	}
+	for i, b := 0, e.Address.As16(); i < len(endpoint.Address); i++ {
+		endpoint.Address[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return endpoint
+}
+
+// filterFD returns the descriptor of the program that chooses from conntrack's events, to attach to a socket. It remains
+// the natProgram's.
+func (p *natProgram) filterFD() int { return p.objects.FilterEvents.FD() }
+
+// losses says what was not told since the start: records that found the ring full (ring_full), packets that the kernel kept
+// from the program (recursion), and connections that there was no room to remember (not_remembered).
+func (p *natProgram) losses() ([]Loss, error) {
+	counters, err := readPerCPU(p.objects.Counters)
+	if err != nil {
+		return nil, err
+	}
+	_, missed, err := programCost("nat_net_dev_queue", p.objects.NetDevQueue)
+	if err != nil {
+		return nil, err
+	}
+	return []Loss{
+		{Place: "ring_full", Count: counters[natNatCounterNAT_RING_FULL]},
+		{Place: "recursion", Count: missed},
+		{Place: "not_remembered", Count: counters[natNatCounterNAT_NOT_REMEMBERED]},
+	}, nil
+}
+
+// costs says what the programs have cost, while the kernel measured them.
+func (p *natProgram) costs() ([]ProgramCost, error) {
+	packets, _, err := programCost("nat_net_dev_queue", p.objects.NetDevQueue)
+	if err != nil {
+		return nil, err
+	}
+	events, _, err := programCost("nat_filter_events", p.objects.FilterEvents)
+	return []ProgramCost{packets, events}, err
+}
+
+// Close detaches the program. What was not read is lost.
+func (p *natProgram) Close() error {
+	var errs []error
+	if p.tracing != nil {
+		errs = append(errs, p.tracing.Close())
+	}
+	if p.reader != nil {
+		errs = append(errs, p.reader.Close())
+	}
+	o := &p.objects
+	errs = append(errs, closeAll(o.NetDevQueue, o.FilterEvents, o.Connections, o.Endpoints, o.Records, o.Counters))
+	return errors.Join(errs...)
+}
