@@ -245,6 +245,18 @@ static __always_inline void parse(struct sk_buff *skb, struct tuple *tuple)
 		count(DROP_NOT_PARSED);
 }
 
+/* The short way of parsing leaves them out: there a TCP header follows an IP header without options. */
+static __always_inline __u8 read_tcp_flags(struct sk_buff *skb, const struct tuple *tuple)
+{
+	__u32 header = tuple->eth_proto == ETH_P_IP ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	__u8 flags = tuple->tcp_flags;
+
+	if (!flags && tuple->protocol == IPPROTO_TCP && !tuple->marks)
+		bpf_probe_read_kernel(&flags, sizeof(flags),
+				      skb->head + skb->network_header + header + TCP_FLAGS_OFFSET);
+	return flags;
+}
+
 static __always_inline __u32 gso_segments(struct sk_buff *skb)
 {
 	struct skb_shared_info *info = (void *)(skb->head + skb->end);
@@ -434,7 +446,7 @@ static __always_inline int count_drop(struct sk_buff *skb, __u64 location, __u32
 	if (value)
 		add(value, packets, skb->len);
 	else
-		count_new(skb, &key, &place, packets, tuple.tcp_flags);
+		count_new(skb, &key, &place, packets, read_tcp_flags(skb, &tuple));
 	return 0;
 }
 

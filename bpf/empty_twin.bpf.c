@@ -16,3 +16,9 @@ int empty_kfree_skb(__u64 *ctx __attribute__((unused)))
 {
 	return 0;
 }
+
+SEC("tp_btf/net_dev_queue")
+int empty_net_dev_queue(__u64 *ctx __attribute__((unused)))
+{
+	return 0;
+}

@@ -425,6 +425,16 @@ static __noinline int see_answer(const struct nf_conn *ct, __u32 status)
 	return 0;
 }
 
+extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __ksym __weak;
+
+/* Nearly every packet costs this read: where the kernel has a way without a call (6.2), it is taken. */
+static __always_inline __u32 read_status(const struct nf_conn *ct)
+{
+	if (bpf_rdonly_cast)
+		return ((const struct nf_conn *)bpf_rdonly_cast(ct, bpf_core_type_id_kernel(struct nf_conn)))->status;
+	return BPF_CORE_READ(ct, status);
+}
+
 SEC("tp_btf/net_dev_queue")
 int nat_net_dev_queue(__u64 *ctx)
 {
@@ -440,7 +450,7 @@ int nat_net_dev_queue(__u64 *ctx)
 	ct = (void *)(skb->_nfct & ~NFCT_INFO);
 	if (!ct)
 		return 0;
-	status = BPF_CORE_READ(ct, status);
+	status = read_status(ct);
 	if (info == IP_CT_ESTABLISHED_REPLY) {
 		if (!(status & (IPS_ASSURED | IPS_NAT_CLASH)))
 			see_answer(ct, status);
@@ -532,7 +542,7 @@ static __always_inline bool is_dull(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &attributes.to, 4) || bpf_skb_load_bytes(skb, 4, &type, sizeof(type)))
 		return false;
-	if (type != CONNTRACK_NEW || (attributes.to + 3 & ~3) < skb->len)
+	if (type != CONNTRACK_NEW || attributes.to > skb->len || (attributes.to + 3 & ~3) < skb->len)
 		return false;
 	if (!load(skb, attributes, CTA_STATUS, &status, sizeof(status)) ||
 	    status & bpf_htonl(IPS_SRC_NAT | IPS_DST_NAT))

@@ -66,9 +66,9 @@ func (s natStage) own(subnet string, options ...string) natStage {
 
 // seriesOf says what a series counts; labels that a metric does not have are empty.
 type seriesOf struct {
-	metric, container, scope, protocol     string
-	kind                                   string
-	port, client, sourceAddress, mechanism string
+	metric, service, container, scope, protocol string
+	kind                                        string
+	port, client, sourceAddress, mechanism      string
 }
 
 // The metrics that the books are held against.
@@ -117,7 +117,7 @@ func counted(metrics lab.Metrics) map[seriesOf]uint64 {
 				continue
 			}
 			all[seriesOf{
-				metric: name, container: sample.Labels["container"], scope: sample.Labels["scope"], protocol: sample.Labels["protocol"],
+				metric: name, service: sample.Labels["service"], container: sample.Labels["container"], scope: sample.Labels["scope"], protocol: sample.Labels["protocol"],
 				kind: sample.Labels["kind"],
 				port: sample.Labels["published_port"], client: sample.Labels["client"],
 				sourceAddress: sample.Labels["source_address"], mechanism: sample.Labels["mechanism"],
@@ -141,23 +141,29 @@ func (b books) audit(t *testing.T, agent *lab.Agent) {
 	}
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "case\ttruth\tcounted\tmetric\tcontainer\tscope\tprotocol\tkind\tport\tclient\tsource address\tmechanism")
+	wrong := 0
+	fmt.Fprintln(w, "\tcase\ttruth\tcounted\tmetric\tservice\tcontainer\tscope\tprotocol\tkind\tport\tclient\tsource address\tmechanism")
 	for _, of := range slices.SortedFunc(maps.Keys(lines), compareBooked) {
 		by := strings.Join(slices.Sorted(maps.Keys(b[of])), ",")
 		name := strings.TrimSuffix(strings.TrimPrefix(of.metric, "bridgewatch_"), "_total")
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", by, b.truth(of), got[of],
-			name, of.container, of.scope, of.protocol, of.kind, of.port, of.client, of.sourceAddress, of.mechanism)
+		mark := ""
 		if got[of] != b.truth(of) {
-			t.Errorf("%s: counted %d, want %d of %+v", cmp.Or(by, "no case"), got[of], b.truth(of), of)
+			mark = "WRONG"
+			wrong++
 		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, cmp.Or(by, "none"), b.truth(of), got[of],
+			name, of.service, of.container, of.scope, of.protocol, of.kind, of.port, of.client, of.sourceAddress, of.mechanism)
 	}
 	w.Flush()
 	t.Logf("the lab's table\n%s", text.String())
+	if wrong > 0 {
+		t.Errorf("%d lines of the table are wrong", wrong)
+	}
 }
 
 func compareBooked(a, b seriesOf) int {
 	words := func(of seriesOf) []string {
-		return []string{of.container, of.metric, of.port, of.protocol, of.kind, of.client, of.sourceAddress, of.mechanism, of.scope}
+		return []string{of.service, of.container, of.metric, of.port, of.protocol, of.kind, of.client, of.sourceAddress, of.mechanism, of.scope}
 	}
 	return slices.Compare(words(a), words(b))
 }

@@ -87,7 +87,7 @@ func (s natStage) visit(v visit) {
 		s.Fatalf("conntrack has %d of %d %s connections to %s", tracked, v.count, s.protocol, v.to)
 	}
 	s.book(v, v.count, v.count)
-	s.requireRows(v, seen)
+	s.requireRows(v, seen, "--container", v.server.Name)
 }
 
 // explains tells whether an entry of conntrack fits what the server saw and by which mechanism.
@@ -118,13 +118,14 @@ func (s natStage) book(v visit, tried, answered int) {
 }
 
 // requireRows holds the agent's live table against what each client and the server said of every connection.
-func (s natStage) requireRows(v visit, seen map[netip.AddrPort]netip.AddrPort) {
+func (s natStage) requireRows(v visit, seen map[netip.AddrPort]netip.AddrPort, choose ...string) {
 	s.Helper()
+	choose = append(choose, "--port", strconv.Itoa(int(v.to.Port())))
 	var wrong string
 	lab.Eventually(s, patience, "the live table to have the connections", func() bool {
 		missing := len(seen)
 		wrong = ""
-		for _, row := range natRows(s, s.agent, "--container", v.server.Name, "--port", strconv.Itoa(int(v.to.Port()))) {
+		for _, row := range natRows(s, s.agent, choose...) {
 			who, ours := seen[row.Client]
 			if !ours || row.Protocol != s.protocol || row.Destination != v.to || !row.Answered {
 				continue

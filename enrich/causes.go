@@ -4,13 +4,33 @@ package enrich
 
 import "slices"
 
-// causes is the table of all causes but unknown. The first that matches holds: what is noise whatever dropped it, then
-// filters, then the rest.
+// causes is the table of all causes but unknown. The first that matches holds: what connection tracking says of itself, then
+// what is noise whatever dropped it, then filters, then the rest.
 //
 // To add a cause, add an entry here, name it in docs/signals/drop.md and give it a row in causes_test.go.
-var causes = slices.Concat(noiseCauses, policyCauses, applicationCauses, faultCauses)
+var causes = slices.Concat(trackingCauses, noiseCauses, policyCauses, applicationCauses, faultCauses)
 
 var unknown = cause{Cause: Cause{CauseUnknown, KindFault, "no rule explains it: see the function that dropped it"}}
+
+// trackingCauses look like a rule's drop or a closed port. That connection tracking was the reason is known by its counters,
+// which are read a moment later: what may have one of these causes waits for that.
+var trackingCauses = []cause{
+	{
+		Cause: Cause{"dns-5s-race", KindFault, "a DNS query for which connection tracking had no room beside another of the same socket: it is asked again after 5 s"},
+		rules: where((*scene).isLostLookup, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"snat-exhaustion", KindFault, "no port was left to translate its source to, towards its destination"},
+		rules: where((*scene).hasNoPort, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"ct-invalid-rst", KindFault, "a segment that connection tracking found invalid and did not translate: the host got it and reset the connection"},
+		rules: where((*scene).isInvalid,
+			reasonAt("NO_SOCKET", "tcp_v4_rcv", "tcp_v6_rcv"), reasonless("tcp_v4_rcv", "tcp_v6_rcv"),
+			// The proxy's socket got it, which listens.
+			reasonAt("TCP_FLAGS", "tcp_v4_do_rcv", "tcp_v6_do_rcv"), silent("tcp_v4_do_rcv", "tcp_v6_do_rcv")),
+	},
+}
 
 // noiseCauses are what nobody misses. Several functions are those of kernels from 5.10 on, which free as dropped what
 // they have read, or take down with a socket or link what nobody waits for any more.
@@ -80,6 +100,7 @@ var noiseCauses = []cause{
 			reasonAt(notSpecified, "tcp_v4_rcv", "tcp_v6_rcv"),
 			silent("tcp_rcv_state_process", "tcp_v4_do_rcv", "tcp_v6_do_rcv", "tcp_timewait_state_process"),
 		},
+		unless: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"tcp-duplicate", KindBenign, "a segment that TCP has had already or does not expect any more"},
@@ -90,6 +111,7 @@ var noiseCauses = []cause{
 			silent("tcp_data_queue", "tcp_data_queue_ofo", "tcp_validate_incoming", "tcp_rcv_established",
 				"tcp_rcv_synsent_state_process", "tcp_check_req"),
 		},
+		unless: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"fragment-duplicate", KindBenign, "a fragment that came twice"},
@@ -138,8 +160,9 @@ var policyCauses = []cause{
 		rules: where((*scene).isFromChildToHost, neighbourFailed...),
 	},
 	{
-		Cause: Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
-		rules: where((*scene).isInside, netfilterDrops...),
+		Cause:  Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
+		rules:  where((*scene).isInside, netfilterDrops...),
+		unless: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"conntrack-full", KindFault, "the host's connection tracking table is full: no new connection passes"},
@@ -183,20 +206,23 @@ var policyCauses = []cause{
 		rules: where((*scene).isForwardedForOthers, netfilterDrops...),
 	},
 	{
-		Cause: Cause{"host-firewall", KindPolicy, "the host's own traffic, dropped by the host's own rules"},
-		rules: where((*scene).isNotDockers, netfilterDrops...),
+		Cause:  Cause{"host-firewall", KindPolicy, "the host's own traffic, dropped by the host's own rules"},
+		rules:  where((*scene).isNotDockers, netfilterDrops...),
+		unless: (*scene).mayBeClash,
 	},
 	{
-		Cause: Cause{"docker-user", KindPolicy, "from outside to a published port, by an operator's rule such as those in the chain DOCKER-USER"},
-		rules: where((*scene).isPublished, netfilterDrops...),
+		Cause:  Cause{"docker-user", KindPolicy, "from outside to a published port, by an operator's rule such as those in the chain DOCKER-USER"},
+		rules:  where((*scene).isPublished, netfilterDrops...),
+		unless: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"untracked", KindBenign, "a TCP segment of no connection that is tracked, as after its end: rules drop those as invalid"},
 		rules: where((*scene).isUntracked, netfilterDrops...),
 	},
 	{
-		Cause: Cause{"filtered", KindFault, "a firewall rule"},
-		rules: netfilterDrops,
+		Cause:  Cause{"filtered", KindFault, "a firewall rule"},
+		rules:  netfilterDrops,
+		unless: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"security-policy", KindPolicy, "refused by a security module or by an IPsec policy"},
@@ -231,6 +257,7 @@ var applicationCauses = []cause{
 			reasonless("tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv",
 				"ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
 		},
+		unless: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"rcvbuf", KindApplication, "the program does not read fast enough: its socket's buffer is full"},

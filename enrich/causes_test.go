@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -263,7 +264,8 @@ var kinds = map[Kind][]string{
 	KindFault: {
 		"filtered", "link-down", "foreign-program", "rp-filter", "no-route", "ip-forward-off", "localnet", "hairpin", "dead-endpoint", "neigh-queue",
 		"neigh-overflow", "mtu-route", "mtu-bridge", "ttl-loop", "csum-offload", "v6-disabled", "veth-down", "cpu-backlog", "qdisc",
-		"fragment-lost", "forward-policy-drop", "conntrack-full", "no-memory", "unknown",
+		"fragment-lost", "forward-policy-drop", "conntrack-full", "no-memory", "unknown", "snat-exhaustion", "dns-5s-race",
+		"ct-invalid-rst",
 	},
 	KindPolicy: {
 		"icc-false", "internal-net", "isolation-between-bridges", "direct-route-drop", "unpublished-port", "host-firewall",
@@ -295,7 +297,7 @@ func kindOf(t *testing.T, cause string) Kind {
 // Every cause has a row, and the kind that the rows expect.
 func TestCausesAreTested(t *testing.T) {
 	tested := make(map[string]bool)
-	for _, tc := range append(netfilterCases(), kernelCases()...) {
+	for _, tc := range slices.Concat(netfilterCases(), kernelCases(), conntrackCases()) {
 		tested[tc.cause] = true
 	}
 	for _, c := range Causes() {

@@ -159,6 +159,6 @@ type StaleEntry struct {
 // Tracking is what the host's table of tracked connections says at a moment.
 type Tracking struct {
 	Identities []EgressIdentity
-	Pressure   []PortPressure // those most in use, highest first
+	Pressure   []PortPressure // those most in use, highest first, of destinations with more than one port in use
 	Stale      []StaleEntry
 }

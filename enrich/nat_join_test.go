@@ -113,6 +113,21 @@ func TestJoinInOrder(t *testing.T) {
 	}
 }
 
+// What no device has sent is heard of after docker-proxy has passed it on. Which of several came first nobody knows.
+func TestJoinOfWhatWasHeardOfLate(t *testing.T) {
+	w := newPort(t)
+	w.publish("alpha", "0.0.0.0:8080->80/udp")
+	udp := of(unix.IPPROTO_UDP)
+	dials := w.events(with(dialedBy(1), udp), with(dialedBy(2), udp))
+	w.wait(50 * time.Millisecond)
+	openings := w.events(with(asked(1), udp), with(asked(2), udp))
+	nat := w.AttributeNAT(loader.NATNews{Opened: append(openings, dials...)})
+	want := []joined{{"203.0.113.9:1", "172.30.1.1:1", true}, {"203.0.113.9:2", "172.30.1.1:2", false}}
+	if diff := cmp.Diff(want, joinedOf(nat.Attempts)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // A process of the host that connects to the container itself is not taken for docker-proxy while nothing waits for that.
 func TestDirectConnectionIsNotJoined(t *testing.T) {
 	for _, tc := range []struct {

@@ -18,7 +18,8 @@ type natPending struct {
 	numbers map[int]string
 	ports   publishedIndex
 	joins   joins
-	told    [4]int // how many translations, attempts, connections and answers the last reading had
+	meshed  map[ingressPort]Identity // services behind ports of the routing mesh, as learned
+	told    [4]int                   // how many translations, attempts, connections and answers the last reading had
 }
 
 // placed is news of a connection, with where it happened and whose it is.
@@ -82,6 +83,7 @@ func (s *State) opened(nat *NAT, p *placed) {
 	joins := &s.pending.nat.joins
 	if p.kind != "" {
 		nat.Translations = append(nat.Translations, s.translation(p))
+		s.learnMesh(p)
 	}
 	if c, proxied, found := s.published(p); found {
 		nat.Attempts = append(nat.Attempts, c)

@@ -308,8 +308,8 @@ func TestNATPendingIsBounded(t *testing.T) {
 func TestNamespacesAreAskedForOnce(t *testing.T) {
 	w := newPort(t)
 	asked := 0
-	find := w.State.config.NetnsID
-	w.State.config.NetnsID = func(pid int) (int, error) { asked++; return find(pid) }
+	find := w.config.NetnsID
+	w.config.NetnsID = func(pid int) (int, error) { asked++; return find(pid) }
 	lookup := with(entry("127.0.0.1:51157->127.0.0.11:53", "127.0.0.11:40123->127.0.0.1:51157"), inNumber(alphaPort))
 	news := w.opened(lookup, lookup, lookup, lookup, lookup)
 	news.Answered = news.Opened

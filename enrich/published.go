@@ -14,6 +14,9 @@ import (
 
 // This file tells which connections go to published ports, and by what they lose their client's address.
 
+// maxMeshed bounds the ports of the routing mesh that are learned from traffic.
+const maxMeshed = 1024
+
 // publishedPort is a port of the host and the container behind it.
 type publishedPort struct {
 	*member
@@ -145,7 +148,36 @@ func (s *State) isMesh(t *loader.Tracked) bool {
 
 // meshService is who serves a port of the routing mesh, as far as this node can know.
 func (s *State) meshService(port uint16, protocol uint8) Identity {
-	return s.ingressPorts[ingressPort{port, ProtocolName(protocol)}]
+	key := ingressPort{port, ProtocolName(protocol)}
+	if service, told := s.ingressPorts[key]; told {
+		return service
+	}
+	return s.pending.nat.meshed[key]
+}
+
+// learnMesh notes which service serves a port of the mesh, for nodes that Swarm does not tell: what comes from the mesh for
+// the port is redirected to the task's own in the task's namespace.
+func (s *State) learnMesh(p *placed) {
+	if p.kind != Redirect || p.scope != ScopeContainer || !s.isOnMesh(p.owner, p.Original.Destination.Addr()) {
+		return
+	}
+	key := ingressPort{p.Original.Destination.Port(), ProtocolName(p.Protocol)}
+	meshed := s.pending.nat.meshed
+	if meshed == nil {
+		meshed = make(map[ingressPort]Identity)
+		s.pending.nat.meshed = meshed
+	}
+	if _, known := meshed[key]; known || len(meshed) < maxMeshed {
+		meshed[key] = Identity{Stack: p.owner.Stack, Service: p.owner.Service}
+	}
+}
+
+// isOnMesh tells whether an address is a task's on the ingress network: the only overlay network that Docker makes itself.
+func (s *State) isOnMesh(m *member, address netip.Addr) bool {
+	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool {
+		n := s.networks[e.NetworkID]
+		return n != nil && n.Driver == "overlay" && n.Predefined && slices.Contains(e.Addresses, address)
+	})
 }
 
 // published makes of a connection on the host one to a published port, and says by whom docker-proxy's own connection for it

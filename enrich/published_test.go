@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -418,6 +419,41 @@ func TestMixOnOnePort(t *testing.T) {
 	}
 	if len(nat.Translations) != 200 {
 		t.Errorf("%d translations, want 200", len(nat.Translations))
+	}
+}
+
+// A worker is not told which service has a port of the mesh. It learns that from what its own tasks are sent.
+func TestMeshServiceIsLearned(t *testing.T) {
+	w := newPort(t)
+	w.PutNetwork(Network{ID: idOf("network ingress"), Name: "ingress", Driver: "overlay", Scope: "swarm", Predefined: true})
+	c := on(on(w.container("front"), "ov", "10.11.0.12"), "ingress", "10.0.0.6")
+	c.Labels = map[string]string{labelStack: "shop", labelSwarmService: "shop_front"}
+	w.PutContainer(c)
+	w.Process(processOf("front", 62))
+	host := entry("203.0.113.9:39340->192.0.2.1:9099", "172.18.0.2:9099->203.0.113.9:39340")
+	ofService := func() Identity {
+		t.Helper()
+		attempts := w.AttributeNAT(w.opened(host)).Attempts
+		if len(attempts) != 1 {
+			t.Fatalf("%d attempts, want 1", len(attempts))
+		}
+		return attempts[0].Identity
+	}
+	w.AttributeNAT(w.opened(
+		with(entry("10.11.0.2:39340->10.11.0.12:9099", "10.11.0.12:80->10.11.0.2:39340"), inNetns(62)), // a redirect of its own
+	))
+	if got := ofService(); got != (Identity{}) {
+		t.Errorf("before: %+v, want nobody", got)
+	}
+	w.AttributeNAT(w.opened(with(entry("10.0.0.2:39340->10.0.0.6:9099", "10.0.0.6:80->10.0.0.2:39340"), inNetns(62))))
+	if got, want := ofService(), (Identity{Stack: "shop", Service: "front"}); got != want {
+		t.Errorf("then: %+v, want %+v", got, want)
+	}
+	for i := range maxMeshed + 10 {
+		w.AttributeNAT(w.opened(with(entry("10.0.0.2:39340->10.0.0.6:"+strconv.Itoa(10000+i), "10.0.0.6:80->10.0.0.2:39340"), inNetns(62))))
+	}
+	if got := len(w.pending.nat.meshed); got != maxMeshed {
+		t.Errorf("%d ports are remembered, want %d", got, maxMeshed)
 	}
 }
 

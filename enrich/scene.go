@@ -17,6 +17,16 @@ import (
 // seconds to be given up, and the engine tells of the end a moment late.
 const recently = 10 * time.Second
 
+// Flags of a TCP segment.
+const (
+	tcpFIN = 1 << 0
+	tcpSYN = 1 << 1
+	tcpRST = 1 << 2
+	tcpACK = 1 << 4
+)
+
+const dnsPort = 53
+
 // smallMTU is a size, in bytes, that every usual link takes: what is smaller was not refused for its size.
 const smallMTU = 576
 
@@ -147,6 +157,53 @@ func (s *scene) isPastTracking() bool { return s.drop.Routed && !s.drop.Outgoing
 func (s *scene) isUntracked() bool {
 	return s.onHost() && s.isPastTracking() && s.drop.Protocol == unix.IPPROTO_TCP && !s.drop.Initiator.IsValid() &&
 		!s.conntrackFull && !s.conntrackEmpty
+}
+
+// mayHaveNoPort tells what netfilter dropped after its source was translated, where only connection tracking itself drops
+// any more: it found no room for the connection under the new address.
+func (s *scene) mayHaveNoPort() bool {
+	d := s.drop
+	return s.onHost() && s.droppedByHook() && d.Initiator.IsValid() && d.Source != d.Initiator && d.Destination != d.Initiator &&
+		s.isHost(d.Source)
+}
+
+func (s *scene) hasNoPort() bool { return s.mayHaveNoPort() && s.failedOfLate() }
+
+// mayBeLookup tells a DNS query that netfilter dropped after it was translated: to a server, or to the engine's resolver in
+// the container itself, which has another port by then.
+func (s *scene) mayBeLookup() bool {
+	d := s.drop
+	if !s.droppedByHook() || d.Protocol != unix.IPPROTO_UDP || !d.Initiator.IsValid() || d.Destination == d.Initiator {
+		return false
+	}
+	return (d.DNAT || d.Source != d.Initiator) && (d.DestinationPort == dnsPort || d.Destination == resolver())
+}
+
+func (s *scene) isLostLookup() bool { return s.mayBeLookup() && s.failedOfLate() }
+
+// mayBeClash tells what connection tracking may turn out to have dropped, when its counters are read next.
+func (s *scene) mayBeClash() bool { return s.mayHaveNoPort() || s.mayBeLookup() }
+
+// droppedByHook tells what no chain of nf_tables dropped, on kernels where those say so.
+func (s *scene) droppedByHook() bool { return s.drop.Function == "nf_hook_slow" }
+
+// mayBeInvalid tells a TCP segment of the middle of a connection, to a published port, that the host's own stack got: no
+// entry was found to translate it by. A first segment would get an entry, and to a reset nobody answers.
+func (s *scene) mayBeInvalid() bool {
+	d := s.drop
+	if !s.onHost() || d.Outgoing || d.Protocol != unix.IPPROTO_TCP || d.Initiator.IsValid() || s.conntrackFull || s.conntrackEmpty {
+		return false
+	}
+	const endsAndBegins = tcpFIN | tcpSYN | tcpRST
+	return d.TCPFlags&tcpACK != 0 && d.TCPFlags&endsAndBegins == 0 && s.isForPublished()
+}
+
+func (s *scene) isInvalid() bool { return s.mayBeInvalid() && s.invalidOfLate() }
+
+// isForPublished tells what is for a port of the host that a container publishes, and was not translated.
+func (s *scene) isForPublished() bool {
+	d := s.drop
+	return s.publishedAt(netip.AddrPortFrom(d.Destination, d.DestinationPort), d.Protocol) != nil
 }
 
 // isPublished tells what somebody outside sends to a published port, and is no answer: the destination is translated.

@@ -38,6 +38,7 @@ type State struct {
 	listed         bool      // the engine's containers are known
 	conntrackFull  bool
 	conntrackEmpty bool
+	conntrack      map[string]conntrackTrouble // by container ID
 	forwardingOff4 bool
 	forwardingOff6 bool
 	node           Node

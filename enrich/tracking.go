@@ -29,7 +29,7 @@ const (
 // Track says what the host's table of tracked connections means. list visits its translated entries: loader.ListTracked. If
 // it fails, what was visited until then comes with its error.
 func (s *State) Track(list func(visit func(*loader.Tracked)) error) (Tracking, error) {
-	t := tracker{State: s, identities: make(map[egressKey]*EgressIdentity), pressure: make(map[pressureKey]*ports)}
+	t := tracker{State: s, identities: make(map[egressKey]*EgressIdentity), pressure: make(map[pressureKey]ports)}
 	err := list(func(entry *loader.Tracked) {
 		s.mu.Lock() // for each alone: the kernel takes its time for many
 		defer s.mu.Unlock()
@@ -42,7 +42,7 @@ func (s *State) Track(list func(visit func(*loader.Tracked)) error) (Tracking, e
 type tracker struct {
 	*State
 	identities map[egressKey]*EgressIdentity
-	pressure   map[pressureKey]*ports
+	pressure   map[pressureKey]ports
 	stale      []StaleEntry
 }
 
@@ -57,10 +57,15 @@ type pressureKey struct {
 	protocol    uint8
 }
 
-// ports are those in use, perhaps with some of them twice, since an entry may be visited twice.
+// ports are those in use. Most often it is one: there may be as many destinations as connections.
 type ports struct {
-	list   []uint16
-	owner  *member // of one of the connections, with the address that it comes from
+	first uint16
+	more  *morePorts
+}
+
+type morePorts struct {
+	list   []uint16 // perhaps with some of them twice, since an entry may be visited twice
+	owner  *member  // of one of the connections, with the address that it comes from
 	source netip.Addr
 }
 
@@ -108,15 +113,22 @@ func (t *tracker) countPort(entry *loader.Tracked, owner *member) {
 		return
 	}
 	key := pressureKey{entry.Reply.Destination.Addr(), entry.Reply.Source, entry.Protocol}
-	used := t.pressure[key]
-	if used == nil {
-		used = &ports{}
+	used, known := t.pressure[key]
+	switch {
+	case !known:
+		t.pressure[key] = ports{first: port}
+		return
+	case used.more == nil && used.first == port:
+		return
+	case used.more == nil:
+		used.more = &morePorts{list: []uint16{used.first}}
 		t.pressure[key] = used
 	}
-	if used.owner == nil {
-		used.owner, used.source = owner, entry.Original.Source.Addr()
+	more := used.more
+	more.list = append(more.list, port)
+	if more.owner == nil {
+		more.owner, more.source = owner, entry.Original.Source.Addr()
 	}
-	used.list = append(used.list, port)
 }
 
 // findStale looks for UDP that is still sent to where the container of a published port was before. Other protocols end
@@ -168,24 +180,28 @@ func (t *tracker) tracking() Tracking {
 	return result
 }
 
-// mostPressed returns the destinations towards which most ports are in use.
+// mostPressed returns the destinations towards which most ports are in use: of those with more than one.
 func (t *tracker) mostPressed() []PortPressure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var most []PortPressure
 	for key, used := range t.pressure {
-		slices.Sort(used.list)
+		more := used.more
+		if more == nil {
+			continue
+		}
+		slices.Sort(more.list)
 		next := PortPressure{
 			Address: key.address, Destination: key.destination, Protocol: key.protocol,
-			Used: len(slices.Compact(used.list)), Limit: snatPorts,
+			Used: len(slices.Compact(more.list)), Limit: snatPorts,
 		}
 		at, _ := slices.BinarySearchFunc(most, next, comparePressure)
 		if at == maxPressure {
 			continue
 		}
-		if used.owner != nil {
-			next.Example = used.owner.Identity
-			next.Example.Network = t.networkOfEnd(used.owner, used.source)
+		if more.owner != nil {
+			next.Example = more.owner.Identity
+			next.Example.Network = t.networkOfEnd(more.owner, more.source)
 		}
 		most = slices.Insert(most, at, next)
 		most = most[:min(len(most), maxPressure)]

@@ -28,28 +28,33 @@ var translations = [...]statusFilter{
 // It takes about 1 µs for each that is translated, and where the kernel cannot choose (before 5.15), or has IPVS, which
 // leaves no mark on what it translates, for each that is not.
 func ListTracked(visit func(*Tracked)) error {
+	netns := OwnNetns()
 	translated := func(e *conntrackEntry) {
 		if e.Translated() {
+			e.Netns = netns
 			visit(&e.Tracked)
 		}
 	}
 	if _, err := os.Stat("/proc/thread-self/net/ip_vs"); err == nil {
 		return listConntrack(statusFilter{}, translated)
 	}
-	chosen := true
+	return listMarked(listConntrack, translated)
+}
+
+// listMarked lists the entries with a mark of NAT, and may list others with them. It is enough to list once if the kernel
+// knows of no filters, which shows by what it lists.
+func listMarked(list func(statusFilter, func(*conntrackEntry)) error, visit func(*conntrackEntry)) error {
+	filtered := true
 	for i, filter := range translations {
-		err := listConntrack(filter, func(e *conntrackEntry) {
+		err := list(filter, func(e *conntrackEntry) {
 			matches := e.status&filter.mask == filter.value
-			chosen = chosen && matches
+			filtered = filtered && matches
 			if i == 0 || matches {
-				translated(e)
+				visit(e)
 			}
 		})
-		if err != nil {
+		if err != nil || !filtered {
 			return err
-		}
-		if !chosen {
-			return nil // the kernel does not know of filters: these were all
 		}
 	}
 	return nil

@@ -36,22 +36,27 @@ const (
 // sizeofNfgenmsg is the header that netfilter's messages begin with (include/uapi/linux/netfilter/nfnetlink.h, nfgenmsg).
 const sizeofNfgenmsg = 4
 
-// readConntrackStats reads what connection tracking has counted in this namespace: from procfs, else from ctnetlink, since
-// kernels may leave out the former (CONFIG_NF_CONNTRACK_PROCFS). One that tracks nothing has neither.
-func (s *HostState) readConntrackStats() error {
+// readConntrackStats reads what connection tracking has counted in this namespace. A kernel that tracks nothing has nothing
+// to say.
+func (s *HostState) readConntrackStats() (err error) {
 	if s.Conntrack.Limit == 0 {
 		return nil
 	}
-	stats, err := readConntrackStats("/proc/thread-self/net/stat/nf_conntrack")
-	if errors.Is(err, os.ErrNotExist) {
-		stats, err = askConntrackStats()
-		stats.Entries = s.Conntrack.Entries
+	s.ConntrackStats, err = hostConntrackStats("/proc/thread-self/net/stat/nf_conntrack", s.Conntrack.Entries)
+	return err
+}
+
+// hostConntrackStats reads the counters from procfs, else asks ctnetlink, since kernels may leave out the former
+// (CONFIG_NF_CONNTRACK_PROCFS). That does not say how many entries there are.
+func hostConntrackStats(path string, entries int) (ConntrackStats, error) {
+	stats, err := readConntrackStats(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return stats, err
 	}
-	if err != nil {
-		return err
+	if stats, err = askConntrackStats(); err == nil {
+		stats.Entries = entries
 	}
-	s.ConntrackStats = stats
-	return nil
+	return stats, err
 }
 
 // readConntrackStats reads a namespace's /proc/PID/net/stat/nf_conntrack: a line of names, and one of hexadecimal numbers
@@ -107,7 +112,7 @@ func parseConntrackStats(text []byte) (stats ConntrackStats, err error) {
 	return stats, nil
 }
 
-// askConntrackStats asks ctnetlink for the counters of this namespace. It does not say how many entries there are.
+// askConntrackStats asks ctnetlink for the counters of this namespace.
 func askConntrackStats() (stats ConntrackStats, err error) {
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|ctGetStatsCPU, unix.NLM_F_DUMP)
 	request.AddRawData([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0})

@@ -16,8 +16,9 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	emptyTwinProgEmptyKfreeSkb = "empty_kfree_skb"
-	emptyTwinProgEmptyTc       = "empty_tc"
+	emptyTwinProgEmptyKfreeSkb    = "empty_kfree_skb"
+	emptyTwinProgEmptyNetDevQueue = "empty_net_dev_queue"
+	emptyTwinProgEmptyTc          = "empty_tc"
 )
 
 // loadEmptyTwin returns the embedded CollectionSpec for emptyTwin.
@@ -62,8 +63,9 @@ type emptyTwinSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type emptyTwinProgramSpecs struct {
-	EmptyKfreeSkb *ebpf.ProgramSpec `ebpf:"empty_kfree_skb"`
-	EmptyTc       *ebpf.ProgramSpec `ebpf:"empty_tc"`
+	EmptyKfreeSkb    *ebpf.ProgramSpec `ebpf:"empty_kfree_skb"`
+	EmptyNetDevQueue *ebpf.ProgramSpec `ebpf:"empty_net_dev_queue"`
+	EmptyTc          *ebpf.ProgramSpec `ebpf:"empty_tc"`
 }
 
 // emptyTwinMapSpecs contains maps before they are loaded into the kernel.
@@ -114,13 +116,15 @@ type emptyTwinVariables struct {
 //
 // It can be passed to loadEmptyTwinObjects or ebpf.CollectionSpec.LoadAndAssign.
 type emptyTwinPrograms struct {
-	EmptyKfreeSkb *ebpf.Program `ebpf:"empty_kfree_skb"`
-	EmptyTc       *ebpf.Program `ebpf:"empty_tc"`
+	EmptyKfreeSkb    *ebpf.Program `ebpf:"empty_kfree_skb"`
+	EmptyNetDevQueue *ebpf.Program `ebpf:"empty_net_dev_queue"`
+	EmptyTc          *ebpf.Program `ebpf:"empty_tc"`
 }
 
 func (p *emptyTwinPrograms) Close() error {
 	return _EmptyTwinClose(
 		p.EmptyKfreeSkb,
+		p.EmptyNetDevQueue,
 		p.EmptyTc,
 	)
 }

@@ -64,8 +64,8 @@ type NAT struct {
 	program *natProgram // nil: it could not be loaded
 
 	mu        sync.Mutex
-	events    *conntrackEvents // nil: not to be had, or not yet
-	tracking  time.Time        // when to look next whether the kernel has connection tracking; zero: no more
+	events    *conntrackEvents     // nil: not to be had, or not yet
+	tracking  time.Time            // when to look next whether the kernel has connection tracking; zero: no more
 	endpoints map[NATEndpoint]bool // without an address: any
 	union     *natUnion
 }

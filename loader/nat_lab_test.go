@@ -155,15 +155,22 @@ func (l *natLab) conntrack(tb testing.TB) (found map[connection]int) {
 
 func mustOpenNAT(tb testing.TB, of namespace, config NATConfig) *NAT {
 	tb.Helper()
+	nat := openNATAnyway(tb, of, config)
+	if nat.Incomplete != nil {
+		tb.Errorf("incomplete: %v", nat.Incomplete)
+	}
+	return nat
+}
+
+// openNATAnyway opens one of which a part may not run.
+func openNATAnyway(tb testing.TB, of namespace, config NATConfig) *NAT {
+	tb.Helper()
 	liftMemoryLimit(tb)
 	var nat *NAT
 	var err error
 	of.do(tb, func() { nat, err = OpenNAT(config) })
 	if err != nil {
 		fatalLoad(tb, err)
-	}
-	if nat.Incomplete != nil {
-		tb.Errorf("incomplete: %v", nat.Incomplete)
 	}
 	tb.Cleanup(func() { mustClose(tb, nat) })
 	return nat
@@ -187,12 +194,25 @@ func runNAT(tb testing.TB, nat *NAT) (stop func()) {
 	return stop
 }
 
-// opened counts the connections that a NAT tells to be new, up to now.
+// opened counts the connections of a test that a NAT tells to be new. It tells of all the machine's.
 type opened struct {
 	nat   *NAT
+	here  map[Netns]bool
 	count map[connection]int
 	news  []NATEvent
 }
+
+func newOpened(tb testing.TB, nat *NAT, labs ...*natLab) *opened {
+	tb.Helper()
+	o := &opened{nat: nat, here: map[Netns]bool{0: true}, count: make(map[connection]int)} // 0: has a number here
+	for _, lab := range labs {
+		o.here[lab.router.netns(tb)] = true
+	}
+	return o
+}
+
+// forget begins anew.
+func (o *opened) forget() { o.count = make(map[connection]int) }
 
 func (o *opened) read(tb testing.TB) map[connection]int {
 	tb.Helper()
@@ -200,13 +220,12 @@ func (o *opened) read(tb testing.TB) map[connection]int {
 		news, err := o.nat.Read()
 		return news.Opened, err
 	})
-	if o.count == nil {
-		o.count = make(map[connection]int)
-	}
 	for i := range news {
-		o.count[connectionOf(&news[i].Tracked)]++
+		if o.here[news[i].Netns] {
+			o.count[connectionOf(&news[i].Tracked)]++
+			o.news = append(o.news, news[i])
+		}
 	}
-	o.news = append(o.news, news...)
 	return o.count
 }
 
@@ -218,7 +237,7 @@ func sum(connections map[connection]int) (total int) {
 	return total
 }
 
-// wantOpened waits until as many are told as are wanted, gives more a chance, and compares.
+// want waits until as many are told as are wanted, gives more a chance, and compares.
 func (o *opened) want(tb testing.TB, want map[connection]int) {
 	tb.Helper()
 	for deadline := time.Now().Add(5 * time.Second); sum(o.read(tb)) < sum(want) && time.Now().Before(deadline); {
@@ -311,4 +330,18 @@ func openSocket(tb testing.TB, to netip.AddrPort, kind, protocol int) int {
 		tb.Errorf("connect to %s: %v", to, fmt.Errorf("%w", err))
 	}
 	return socket
+}
+
+// openRawUDP sends a datagram from each of many ports by one socket. IPv4 only.
+func openRawUDP(tb testing.TB, to netip.AddrPort, count int) {
+	socket := openSocket(tb, netip.AddrPortFrom(to.Addr(), 0), unix.SOCK_RAW, unix.IPPROTO_UDP)
+	for i := range count {
+		datagram := binary.BigEndian.AppendUint16(nil, uint16(10_000+i))
+		datagram = binary.BigEndian.AppendUint16(datagram, to.Port())
+		datagram = append(datagram, 0, udpHeader, 0, 0) // no checksum
+		if err := unix.Send(socket, datagram, 0); err != nil {
+			tb.Errorf("send to %s: %v", to, err)
+			return
+		}
+	}
 }

@@ -26,16 +26,22 @@ type told struct {
 	answered []NATEvent
 }
 
-// openNATProgramIn takes n for the host's namespace, and keeps what is told of it alone.
-func openNATProgramIn(tb testing.TB, n namespace, config NATConfig) *told {
+// mustOpenNATProgram takes the namespace of that inode number for the host's.
+func mustOpenNATProgram(tb testing.TB, host uint32, config NATConfig) *natProgram {
 	tb.Helper()
 	liftMemoryLimit(tb)
-	program, err := openNATProgram(config, n.inode(tb))
+	program, err := openNATProgram(config, host)
 	if err != nil {
 		fatalLoad(tb, err)
 	}
 	tb.Cleanup(func() { mustClose(tb, program) })
-	return &told{program: program, netns: n.netns(tb)}
+	return program
+}
+
+// openNATProgramIn takes n for the host's namespace, and keeps what is told of n alone.
+func openNATProgramIn(tb testing.TB, n namespace, config NATConfig) *told {
+	tb.Helper()
+	return &told{program: mustOpenNATProgram(tb, n.inode(tb), config), netns: n.netns(tb)}
 }
 
 func (r *told) read(tb testing.TB) {
@@ -394,9 +400,9 @@ func TestNATProgramTellsEndpoints(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			lab := newNATLab(t)
-			// Where no rule needs it, the kernel does not track.
-			lab.translate(t, router4, "-A PREROUTING -p 255 -j ACCEPT")
-			lab.translate(t, router6, "-A PREROUTING -p 255 -j ACCEPT")
+			for _, family := range []netip.Addr{router4, router6} { // where no rule needs it, the kernel does not track
+				lab.translate(t, family, "-A POSTROUTING -o nowhere -j MASQUERADE")
+			}
 			lab.container.do(t, func() { listen(t, 80) })
 			host, other := openNATProgramIn(t, lab.router, NATConfig{}), openNATProgramIn(t, lab.world, NATConfig{})
 			for _, r := range []*told{host, other} {

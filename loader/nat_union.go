@@ -204,7 +204,13 @@ func (u *unmatched) drain(visit func(key uint64, e NATEvent)) {
 			visit(e.key, e.NATEvent)
 		}
 	}
-	*u = unmatched{entries: u.entries[:0:min(cap(u.entries), 1<<10)]}
+	if len(u.entries) > 1<<12 { // rare, and not worth the memory
+		*u = unmatched{}
+		return
+	}
+	clear(u.newest)
+	clear(u.entries)
+	u.entries = u.entries[:0]
 }
 
 // remembered is a bag of keys. It forgets those that nobody has taken within a period or two, or sooner if more than limit

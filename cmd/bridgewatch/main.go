@@ -38,6 +38,7 @@ type commands struct {
 	Run     runCommand     `cmd:"" help:"Run the agent: watch this host and serve /metrics."`
 	Status  statusCommand  `cmd:"" help:"Show what the running agent does: signals, devices, losses, own cost."`
 	Doctor  doctorCommand  `cmd:"" help:"Say what is wrong with container networks here, and what to do about it."`
+	NAT     natCommand     `cmd:"" name:"nat" help:"Show translated connections: who the client is, what the container sees, and by what it is lost."`
 	Check   checkCommand   `cmd:"" help:"Say what this kernel, host and these privileges allow, and what would change it."`
 	Explain explainCommand `cmd:"" help:"Show the runbook of a finding, or list all findings."`
 	Export  exportCommand  `cmd:"" help:"Write the rules, dashboards or configuration that match this version."`

@@ -113,7 +113,7 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	group.Go(func() error { return agent.run(ctx) })
 	group.Go(func() error { return c.serveScrapes(ctx, scrapes, agent, store) })
 	group.Go(func() error {
-		return serve(ctx, questions, api.Handler(api.Answers{Status: agent.status, Findings: agent.findings}))
+		return serve(ctx, questions, api.Handler(api.Answers{Status: agent.status, Findings: agent.findings, NAT: agent.answerNAT}))
 	})
 	log.Info("bridgewatch runs", "version", version, "metrics", "http://"+scrapes.Addr().String()+"/metrics")
 	if err := group.Wait(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/exporters/api"
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
@@ -163,6 +164,26 @@ func (a *agent) readRulesets() []loader.RulesetChange {
 		}
 	}
 	return changes
+}
+
+// answerNAT says what is known of translated connections. What was read a moment ago may still wait for its owner.
+func (a *agent) answerNAT(question api.NATQuestion) api.NAT {
+	a.settle()
+	answer := api.NAT{Now: time.Now()}
+	for _, s := range a.signals {
+		if s.Name == "nat" {
+			answer.Started, answer.Off = s.Since, s.Reason
+		}
+	}
+	if a.nat != nil && a.nat.Incomplete != nil {
+		answer.Incomplete = a.nat.Incomplete.Error()
+	}
+	if !question.Egress {
+		answer.Rows = question.Choose(a.table)
+	} else if tracking := a.translations.tracking.Load(); tracking != nil {
+		answer.Egress = question.ChooseEgress(tracking)
+	}
+	return answer
 }
 
 func (t *translations) close() error {

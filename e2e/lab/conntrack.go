@@ -3,7 +3,11 @@
 package lab
 
 import (
+	"bytes"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,6 +48,45 @@ func (p Place) Published(tb testing.TB, protocol string, to netip.AddrPort) []En
 		family = IPv6
 	}
 	return p.Tracked(tb, family, "--proto", protocol, "--orig-dst", to.Addr().String(), "--orig-port-dst", strconv.Itoa(int(to.Port())))
+}
+
+// ConntrackFailures is what a place's connection tracking could not do, by the name of the kernel's counter: insert_failed,
+// drop, early_drop and invalid among others.
+func (p Place) ConntrackFailures(tb testing.TB) map[string]uint64 {
+	tb.Helper()
+	sum := map[string]uint64{}
+	for _, pair := range strings.Fields(p.Run(tb, "conntrack", "--stats")) { // a line for each processor
+		if name, value, is := strings.Cut(pair, "="); is && name != "cpu" {
+			sum[name] += number(tb, value)
+		}
+	}
+	return sum
+}
+
+// FillConntrack fills a place's table of tracked connections with ones that the kernel does not give up, and returns how
+// many there are then. The limit is the machine's: only its first network namespace may change it.
+func (p Place) FillConntrack(tb testing.TB) (entries uint64) {
+	tb.Helper()
+	const most = 1 << 20
+	limit := number(tb, strings.TrimSpace(p.Run(tb, "sysctl", "-n", "net.netfilter.nf_conntrack_max")))
+	if limit > most {
+		tb.Fatalf("the machine's table has room for %d connections, which are too many to fill it", limit)
+	}
+	var lines bytes.Buffer
+	for i := range limit {
+		fmt.Fprintf(&lines, "--create --proto udp --orig-src 198.18.%[1]d.1 --orig-dst 198.19.0.1 --orig-port-src %[2]d --orig-port-dst 7 "+
+			"--reply-src 198.19.0.1 --reply-dst 198.18.%[1]d.1 --reply-port-src 7 --reply-port-dst %[2]d --timeout 600 --status SEEN_REPLY,ASSURED\n",
+			i/50000, 1+i%50000)
+	}
+	file := filepath.Join(tempDir(tb), "entries")
+	if err := os.WriteFile(file, lines.Bytes(), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { p.Run(tb, "conntrack", "--flush") })
+	if _, err := try("nsenter", "--net="+p.NetNS, "conntrack", "--load-file", file); err == nil {
+		tb.Fatalf("%d connections do not fill the table", limit)
+	}
+	return number(tb, strings.TrimSpace(p.Run(tb, "conntrack", "--count")))
 }
 
 // parseEntry reads a line such as

@@ -48,7 +48,7 @@ func (e *Engine) Start(tb testing.TB, name string, options []string, command ...
 		command = []string{"sleep"}
 	}
 	args := append([]string{"run", "--detach", "--name", name}, options...)
-	args = append(args, image, "traffic")
+	args = append(args, Image, "traffic")
 	e.Docker(tb, append(args, command...)...)
 	return e.Inspect(tb, name)
 }
@@ -57,7 +57,7 @@ func (e *Engine) Start(tb testing.TB, name string, options []string, command ...
 // It is safe to use in parallel.
 func (e *Engine) RunOnce(name string, options []string, command ...string) (Report, error) {
 	args := append([]string{"run", "--rm", "--name", name}, options...)
-	args = append(args, image, "traffic")
+	args = append(args, Image, "traffic")
 	out, err := try(e.command(append(args, command...)...)...)
 	if err != nil {
 		return Report{}, err

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// image is the lab's only container image: busybox and the traffic program.
-const image = "lab:1"
+// Image is the lab's only container image: busybox and the traffic program.
+const Image = "lab:1"
 
 // Engine is a Docker engine on the lab host. Its methods are for one goroutine at a time.
 type Engine struct {
@@ -102,6 +102,11 @@ func (e *Engine) close(tb testing.TB) {
 // Sandboxes is the folder where the engine keeps the network namespaces of containers.
 func (e *Engine) Sandboxes() string { return filepath.Join(e.dir, "exec", "netns") }
 
+// Sandbox is one of those namespaces, by the name of its file.
+func (e *Engine) Sandbox(tb testing.TB, name string) Place {
+	return namespacePlace(tb, filepath.Join(e.Sandboxes(), name))
+}
+
 // Docker runs a command of the docker CLI and returns its output without the newline at its end.
 func (e *Engine) Docker(tb testing.TB, args ...string) string {
 	tb.Helper()
@@ -129,5 +134,5 @@ func (e *Engine) importImage(tb testing.TB) {
 	}
 	archive := filepath.Join(e.dir, "image.tar")
 	run(tb, "tar", "-C", filepath.Dir(bin), "-cf", archive, ".")
-	e.Docker(tb, "import", "--change", "ENV PATH=/bin", archive, image)
+	e.Docker(tb, "import", "--change", "ENV PATH=/bin", archive, Image)
 }

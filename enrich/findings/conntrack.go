@@ -39,10 +39,10 @@ func conntrackRules() []rule {
 		{
 			Definition: Definition{
 				ID: "stale-udp-ct", Severity: Warning,
-				Title:   "UDP for a published port still goes to an address that the container does not have any more.",
+				Title:   "UDP for a published port goes where its container is not: connection tracking remembers an older way.",
 				Remedy:  "Delete the stale entries: conntrack -D -p udp --orig-port-dst PORT. Docker from 23.0 on does so when a container starts; if they come back with each restart, publish the port under its own number.",
 				Confirm: "conntrack -L -p udp --orig-port-dst {port}",
-				Basis:   "tracked UDP connections to a published port of the host that are translated to an address which no container has, for longer than an entry lives that nobody uses",
+				Basis:   "tracked UDP connections to a published port of the host that lead to an address which no container has, for longer than an entry lives that nobody uses",
 			},
 			after: unused,
 			find:  staleEntries,
@@ -162,6 +162,7 @@ func staleEntries(v *View) []hit {
 			continue
 		}
 		subject := ofPort(c, e.Port, "udp")
+		subject.Network = e.Network
 		if entries[subject]++; first[subject] == nil {
 			first[subject] = e
 			order = append(order, subject)
@@ -173,11 +174,19 @@ func staleEntries(v *View) []hit {
 		h := portHit(subject, e.Port, "udp",
 			number("stale entries", float64(entries[subject]), "tracked now"),
 			text("example", e.Original.Source.String()+" > "+e.Original.Destination.String()+" udp"),
-			text("goes to", e.Reply.Source.String()), text("container's addresses", addressesOf(running[e.ContainerID])))
+			text("goes to", wayOf(e)), text("container's addresses", addressesOf(running[e.ContainerID])))
 		h.fill["container"] = running[e.ContainerID].Name
 		hits = append(hits, h)
 	}
 	return hits
+}
+
+// wayOf is where an entry leads.
+func wayOf(e *enrich.StaleEntry) string {
+	if e.Reply.Source == e.Original.Destination {
+		return "the host itself"
+	}
+	return e.Reply.Source.String()
 }
 
 func addressesOf(c *enrich.LiveContainer) string {

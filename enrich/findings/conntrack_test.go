@@ -13,7 +13,7 @@ import (
 // stale adds an entry of a client of a published port that leads to an address that nobody has.
 func stale(v *View, id string, protocol uint8, from, to string) {
 	e := enrich.StaleEntry{ContainerID: id, Port: 514}
-	e.Protocol = protocol
+	e.Protocol, e.Network = protocol, "front"
 	e.Original = loader.Tuple{Source: addrPort(from), Destination: addrPort("192.168.1.5:514")}
 	e.Reply = loader.Tuple{Source: addrPort(to), Destination: addrPort(from)}
 	v.Tracking.Stale = append(v.Tracking.Stale, e)
@@ -113,9 +113,15 @@ func conntrackCases() []ruleCase {
 				stale(v, webID, 17, "203.0.113.9:4000", "172.20.0.77:514")
 				stale(v, webID, 17, "203.0.113.8:4000", "172.20.0.77:514")
 			},
-			one("stale-udp-ct", webOn("", enrich.ScopeHost, "514/udp"), "conntrack -L -p udp --orig-port-dst 514",
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -p udp --orig-port-dst 514",
 				number("stale entries", 2, "tracked now"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
 				text("goes to", "172.20.0.77:514"), text("container's addresses", "172.20.0.2")),
+		},
+		{
+			"an entry from before the port was published", func(v *View) { stale(v, webID, 17, "203.0.113.9:4000", "192.168.1.5:514") },
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -p udp --orig-port-dst 514",
+				number("stale entries", 1, "tracked now"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
+				text("goes to", "the host itself"), text("container's addresses", "172.20.0.2")),
 		},
 		{"a stale entry of a container that has ended", func(v *View) {
 			stale(v, "0123456789abcdef", 17, "203.0.113.9:4000", "172.20.0.77:514")

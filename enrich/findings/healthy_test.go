@@ -121,7 +121,7 @@ func healthy() View {
 		Rises:  map[string]Rise{webID: {ListenOverflows: 9, ListenDrops: 500, OutNoRoutes: 9, InsertFailed: 100}},
 		Uses:   healthyUses(),
 		Unserved: []Unserved{ // while the engine wrote its rules anew
-			{Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
+			{Subject: webOn("", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
 				Attempts: 2, First: start.Add(-10 * time.Second), Last: start,
 				Example: webUse("", 0, "203.0.113.9:50000", "").Example},
 		},

@@ -20,7 +20,7 @@ func publishedRules() []rule {
 				Title:   "Clients of a published port are not sent on to its container: the rules that did so are gone.",
 				Remedy:  "A firewall tool has removed Docker's rules. Restart Docker, which writes them anew (it stops containers unless live-restore is on), and see to it that the firewall starts before Docker and leaves table nat alone. With firewalld use Docker 28.3.3 or newer.",
 				Confirm: "sh -c 'iptables-save -t nat; ip6tables-save -t nat; nft list ruleset' 2>/dev/null | grep -iw dnat | grep -c 'dport {port} '",
-				Basis:   "remote clients' attempts at a published port that no rule translated and nobody answered, while its container ran and none fared better; a port that is closed inside the container is none, for attempts at it are translated",
+				Basis:   "remote clients' attempts at a published port that no rule translated and that nobody answered, or a rule for the host itself dropped, while its container ran and none fared better; a port that is closed inside the container is not meant, for attempts at it are translated",
 			},
 			find: flushed,
 		},
@@ -74,9 +74,8 @@ func flushed(v *View) []hit {
 	var hits []hit
 	for i := range v.Unserved {
 		u := &v.Unserved[i]
-		subject, ipv6, least := u.Subject, client(&u.Example).Is6(), settle
+		ipv6, least := client(&u.Example).Is6(), settle
 		if c := running[u.ContainerID]; c != nil {
-			subject = ofPort(c, u.Port, u.Protocol)
 			if !v.isSentTo(c, ipv6) {
 				continue
 			}
@@ -90,7 +89,7 @@ func flushed(v *View) []hit {
 			number("attempts in vain", float64(u.Attempts), "since "+clock(u.First)),
 			number("for", u.Last.Sub(u.First).Seconds(), "s"), visit(&u.Example),
 		}
-		hits = append(hits, portHit(subject, u.Port, u.Protocol, append(facts, v.rulesetFacts()...)...))
+		hits = append(hits, portHit(u.Subject, u.Port, u.Protocol, append(facts, v.rulesetFacts()...)...))
 	}
 	return hits
 }

@@ -643,7 +643,7 @@ func publishedCases() []ruleCase {
 		v.RulesetChanged = time.Time{}
 		from := start.Add(-10 * time.Second)
 		v.Unserved = []Unserved{{
-			Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
+			Subject: webOn("", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
 			Attempts: attempts, First: from, Last: from.Add(length),
 			Example: webUse("", 0, "203.0.113.9:50000", "").Example,
 		}}

@@ -144,9 +144,11 @@ func visit(c *enrich.PublishedConnection) Fact {
 // ofPort is a published port of a container as a subject.
 func ofPort(c *enrich.LiveContainer, port uint16, protocol string) Subject {
 	subject := of(c, "", enrich.ScopeHost)
-	subject.Object = strconv.Itoa(int(port)) + "/" + protocol
+	subject.Object = portName(port, protocol)
 	return subject
 }
+
+func portName(port uint16, protocol string) string { return strconv.Itoa(int(port)) + "/" + protocol }
 
 // portHit concerns a port of the host.
 func portHit(subject Subject, port uint16, protocol string, evidence ...Fact) hit {

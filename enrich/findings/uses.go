@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,27 +16,14 @@ import (
 // This file keeps what came to published ports, and what connection tracking counted: the part of Recent that the nat
 // signal feeds.
 
-// askedKey is a published port of a container, or of a service, and a family of clients.
-type askedKey struct {
-	identity enrich.Identity
-	scope    enrich.Scope
-	id       string
-	port     uint16
-	protocol string
-	ipv6     bool
-}
-
-func askedOf(c *enrich.PublishedConnection) askedKey {
-	return askedKey{c.Identity, c.Scope, c.ContainerID, c.Port, c.Protocol, client(c).Is6()}
-}
-
-func (k *askedKey) subject() Subject {
-	return Subject{Identity: k.identity, Scope: k.scope, Object: strconv.Itoa(int(k.port)) + "/" + k.protocol}
-}
-
 // useKey tells uses of one port apart.
 type useKey struct {
-	askedKey
+	identity  enrich.Identity
+	scope     enrich.Scope
+	id        string
+	port      uint16
+	protocol  string
+	ipv6      bool
 	client    enrich.Client
 	mechanism enrich.Mechanism
 	preserved bool
@@ -49,13 +35,6 @@ type useEntry struct {
 	connections  slotted
 	answered     bool // the example is a connection
 	example      enrich.PublishedConnection
-}
-
-// unservedEntry is what nobody has answered since the latest attempt that was.
-type unservedEntry struct {
-	attempts    uint64
-	first, last time.Time
-	example     enrich.PublishedConnection
 }
 
 // AddNAT takes in what came to published ports. Link-local clients are left out: Docker never translates for them, and its
@@ -92,15 +71,7 @@ func (r *Recent) attempt(c *enrich.PublishedConnection, now time.Time) {
 			e.example = *c
 		}
 	}
-	switch {
-	case c.Client != enrich.ClientRemote:
-	case sentOn:
-		delete(r.unserved.entries, askedOf(c))
-	default:
-		if e := r.unserved.entry(askedOf(c), 1); e != nil {
-			e.add(c)
-		}
-	}
+	r.asked(c, sentOn)
 }
 
 func (r *Recent) connect(c *enrich.PublishedConnection, now time.Time) {
@@ -111,10 +82,7 @@ func (r *Recent) connect(c *enrich.PublishedConnection, now time.Time) {
 		}
 		e.answered = true
 	}
-	// For the routing mesh a socket of the engine's answers, which only keeps the port and serves nobody.
-	if c.Client == enrich.ClientRemote && (isSentOn(c) || c.Mechanism != enrich.IngressMesh) {
-		delete(r.unserved.entries, askedOf(c))
-	}
+	r.answered(c)
 }
 
 func (r *Recent) use(c *enrich.PublishedConnection) *useEntry {
@@ -122,18 +90,13 @@ func (r *Recent) use(c *enrich.PublishedConnection) *useEntry {
 }
 
 func useOf(c *enrich.PublishedConnection) useKey {
-	return useKey{askedOf(c), c.Client, c.Mechanism, c.Preserved}
+	return useKey{
+		c.Identity, c.Scope, c.ContainerID, c.Port, c.Protocol, client(c).Is6(), c.Client, c.Mechanism, c.Preserved,
+	}
 }
 
-func (e *unservedEntry) add(c *enrich.PublishedConnection) {
-	if e.attempts == 0 || c.At.Before(e.first) {
-		e.first = c.At
-	}
-	if c.At.After(e.last) {
-		e.last = c.At
-	}
-	e.attempts++
-	e.example = *c
+func (k *useKey) subject() Subject {
+	return Subject{Identity: k.identity, Scope: k.scope, Object: portName(k.port, k.protocol)}
 }
 
 // client is who opened a connection.
@@ -173,29 +136,6 @@ func compareFlags(a, b bool) int {
 		return 1
 	}
 	return -1
-}
-
-// unservedIn lists the ports that are asked for in vain, and forgets those of containers that have ended, or only just
-// begun: nobody could answer then.
-func (r *Recent) unservedIn(view *View) (all []Unserved) {
-	running := view.running()
-	for key, e := range r.unserved.entries {
-		c := running[key.id]
-		ended := key.id != "" && (c == nil || e.first.Before(c.StartedAt.Add(settle)))
-		if ended || view.Now.Sub(e.last) >= Window {
-			delete(r.unserved.entries, key)
-			continue
-		}
-		all = append(all, Unserved{
-			Subject: key.subject(), ContainerID: key.id, Port: key.port, Protocol: key.protocol,
-			Attempts: e.attempts, First: e.first, Last: e.last, Example: e.example,
-		})
-	}
-	slices.SortFunc(all, func(a, b Unserved) int {
-		return cmp.Or(compareSubjects(a.Subject, b.Subject), strings.Compare(a.ContainerID, b.ContainerID),
-			client(&a.Example).Compare(client(&b.Example)))
-	})
-	return all
 }
 
 // conntrackEntry is what connection tracking has counted in the host's namespace.

@@ -5,7 +5,6 @@ package findings
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -91,112 +90,6 @@ func TestRecentUsesAreJoined(t *testing.T) {
 	}
 	if diff := cmp.Diff(joined, got[0].Example, plain); diff != "" {
 		t.Errorf("example (-want +got):\n%s", diff)
-	}
-}
-
-// TestRecentUnserved: what counts is what came since the last client that fared better, and since the container began.
-func TestRecentUnserved(t *testing.T) {
-	const client, to = "203.0.113.9:50000", "192.168.1.5:8080"
-	vain := func(seconds int) enrich.PublishedConnection { return visited("", client, to, seconds) }
-	mesh := func(c enrich.PublishedConnection) enrich.PublishedConnection {
-		c.Identity, c.ContainerID, c.Scope = enrich.Identity{Stack: "stack", Service: "api"}, "", enrich.ScopeIngress
-		c.Mechanism, c.Preserved = enrich.IngressMesh, false
-		return c
-	}
-	type step struct {
-		seconds int
-		nat     enrich.NAT
-	}
-	for _, c := range []struct {
-		name  string
-		steps []step
-		began int // when the container started
-		want  []uint64
-		first int
-	}{
-		{"in vain", []step{{1, attempts(vain(1), vain(1))}, {20, attempts(vain(20))}}, -100, []uint64{3}, 1},
-		{"told out of order", []step{{21, attempts(vain(20), vain(2))}}, -100, []uint64{2}, 2},
-		{"a rule is there again", []step{{1, attempts(vain(1))}, {2, attempts(visited(enrich.NoMechanism, client, to, 2))}}, -100, nil, 0},
-		{"and gone again", []step{
-			{1, attempts(vain(1), vain(1))}, {2, attempts(visited(enrich.NoMechanism, client, to, 2))}, {3, attempts(vain(3))},
-		}, -100, []uint64{1}, 3},
-		{"a rule for the other family only", []step{
-			{1, attempts(vain(1))}, {2, attempts(visited(enrich.NoMechanism, "[2001:db8::9]:5", "[2001:db8::5]:8080", 2))},
-		}, -100, []uint64{1}, 1},
-		{"the proxy answers", []step{
-			{1, enrich.NAT{Attempts: []enrich.PublishedConnection{vain(1)}, Connections: []enrich.PublishedConnection{vain(1)}}},
-		}, -100, nil, 0},
-		{"the proxy answers the host itself", []step{{1, attempts(vain(1))}, {2, func() enrich.NAT {
-			local := vain(2)
-			local.Client = enrich.ClientHost
-			return connections(local)
-		}()}}, -100, []uint64{1}, 1},
-		{"the host itself, in vain", []step{{1, func() enrich.NAT {
-			local := vain(1)
-			local.Client = enrich.ClientHost
-			return attempts(local)
-		}()}}, -100, nil, 0},
-		{"of the mesh, where the engine's socket answers", []step{{1, attempts(mesh(vain(1)))}, {2, connections(mesh(vain(1)))}}, -100, []uint64{1}, 1},
-		{"of the mesh, and a rule is there again", []step{
-			{1, attempts(mesh(vain(1)))}, {2, attempts(mesh(visited(enrich.NoMechanism, client, to, 2)))},
-		}, -100, nil, 0},
-		{"before the container began", []step{{1, attempts(vain(1))}}, 3, nil, 0},
-		{"while it began", []step{{1, attempts(vain(1))}}, -3, nil, 0},
-		{"since it began", []step{{1, attempts(vain(1))}}, -4, []uint64{1}, 1},
-		{"of a container that is gone", []step{{1, attempts(func() enrich.PublishedConnection {
-			gone := vain(1)
-			gone.ContainerID = "0123456789abcdef"
-			return gone
-		}())}}, -100, nil, 0},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := NewRecent()
-			for _, s := range c.steps {
-				r.AddNAT(s.nat, at(s.seconds))
-			}
-			view := healthy()
-			view.container(webID).StartedAt = at(c.began)
-			view.Now = at(25)
-			r.Fill(&view)
-			var got []uint64
-			for _, u := range view.Unserved {
-				got = append(got, u.Attempts)
-				if !u.First.Equal(at(c.first)) || u.Last.Before(u.First) || u.Example.Original.Source != addrPort(client) {
-					t.Errorf("from %s to %s, such as %+v", u.First, u.Last, u.Example)
-				}
-			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("attempts in vain (-want +got):\n%s", diff)
-			}
-			view.Now = at(90)
-			if r.Fill(&view); len(view.Unserved) != 0 || len(r.unserved.entries) != 0 {
-				t.Errorf("after the window: %+v", view.Unserved)
-			}
-		})
-	}
-}
-
-// TestFlushIsFoundAndClears plays a firewall that takes the rules away and an operator who brings them back.
-func TestFlushIsFoundAndClears(t *testing.T) {
-	r, board := NewRecent(), NewBoard(Config{Hold: 10 * time.Second})
-	var log []string
-	for second := 0; second <= 60; second += 5 {
-		c := visited(enrich.NoMechanism, "203.0.113.9:50000", "192.168.1.5:8080", second)
-		if second >= 20 && second < 40 {
-			c = visited("", "203.0.113.9:50000", "192.168.1.5:8080", second)
-		}
-		r.AddNAT(attempts(c), at(second))
-		view := filled(r, second)
-		for _, change := range board.Evaluate(&view) {
-			what := "raised "
-			if change.Cleared {
-				what = "cleared "
-			}
-			log = append(log, view.Now.Sub(start).String()+" "+what+change.ID)
-		}
-	}
-	if diff := cmp.Diff([]string{"30s raised firewall-flush", "45s cleared firewall-flush"}, log); diff != "" {
-		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }
 

@@ -26,12 +26,13 @@ const (
 // port and how its clients come; a host with a thousand containers has few thousand of each even when all of them are in
 // trouble.
 const (
-	maxLosses  = 4096
-	maxLeaks   = 1024
-	maxInbound = 4096
-	maxNetns   = 4096
-	maxUses    = 4096
-	maxTargets = 8 // destinations that a loss or a leak remembers
+	maxLosses   = 4096
+	maxLeaks    = 1024
+	maxInbound  = 4096
+	maxNetns    = 4096
+	maxUses     = 4096
+	maxUnserved = 4096
+	maxTargets  = 8 // destinations that a loss or a leak remembers
 )
 
 // repeatAfter is how long after the first loss to a destination another one counts as repeated. Counts are read every
@@ -51,6 +52,7 @@ type Recent struct {
 	inbound   bounded[inboundKey, inboundEntry]
 	uses      bounded[useKey, useEntry]
 	unserved  bounded[askedKey, unservedEntry]
+	ports     ports
 	listening bounded[string, listenEntry] // by ID of the container that owns the namespace
 	addresses map[netip.Addr]time.Time     // of containers, and when they last had them
 	tables    [2]refusals                  // of neighbours, IPv4 and IPv6
@@ -64,7 +66,7 @@ func NewRecent() *Recent {
 		leaks:     newBounded[Subject, leakEntry](maxLeaks),
 		inbound:   newBounded[inboundKey, inboundEntry](maxInbound),
 		uses:      newBounded[useKey, useEntry](maxUses),
-		unserved:  newBounded[askedKey, unservedEntry](maxUses),
+		unserved:  newBounded[askedKey, unservedEntry](maxUnserved),
 		listening: newBounded[string, listenEntry](maxNetns),
 		addresses: make(map[netip.Addr]time.Time),
 	}
@@ -141,6 +143,7 @@ func (r *Recent) AddDrops(drops []enrich.Drop, now time.Time) {
 	defer r.mu.Unlock()
 	for i := range drops {
 		d := &drops[i]
+		r.denied(d, now)
 		if d.Kind != enrich.KindFault && d.Kind != enrich.KindPolicy {
 			continue
 		}
@@ -303,6 +306,7 @@ func (r *Recent) Fill(view *View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.noteAddresses(view)
+	r.ports.note(view)
 	view.Losses = r.lost(view.Now)
 	view.Leaks = r.leaked(view.Now)
 	view.Inbound = r.came(view.Now)

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
@@ -19,6 +21,9 @@ import (
 const (
 	statusPath   = "/api/v1/status"
 	findingsPath = "/api/v1/findings"
+	natPath      = "/api/v1/nat"
+
+	maxReason = 1000 // bytes that are read of why a question was refused
 )
 
 // ErrUnknownQuestion means that whoever answers has never heard of the question: an older agent, or no agent at all.
@@ -41,6 +46,7 @@ type Findings struct {
 type Answers struct {
 	Status   func() exporters.Own
 	Findings func() Findings
+	NAT      func(NATQuestion) NAT
 }
 
 // Handler answers each question by its function, and knows none that has no function.
@@ -52,15 +58,27 @@ func Handler(answers Answers) http.Handler {
 	if answers.Findings != nil {
 		mux.HandleFunc("GET "+findingsPath, answer(answers.Findings))
 	}
+	if answers.NAT != nil {
+		mux.HandleFunc("GET "+natPath, func(w http.ResponseWriter, r *http.Request) {
+			question, err := parseNATQuestion(r.URL.RawQuery)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			write(w, answers.NAT(question))
+		})
+	}
 	return mux
 }
 
 func answer[T any](get func() T) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// The answer is small and the asker local: what cannot be written is the asker's loss.
-		_ = json.NewEncoder(w).Encode(get())
-	}
+	return func(w http.ResponseWriter, _ *http.Request) { write(w, get()) }
+}
+
+func write(w http.ResponseWriter, said any) {
+	w.Header().Set("Content-Type", "application/json")
+	// The answer is small and the asker local: what cannot be written is the asker's loss.
+	_ = json.NewEncoder(w).Encode(said)
 }
 
 // Status asks the agent behind a unix socket for its status.
@@ -71,6 +89,11 @@ func Status(ctx context.Context, socket string) (exporters.Own, error) {
 // AskFindings asks the agent behind a unix socket for what it has found.
 func AskFindings(ctx context.Context, socket string) (Findings, error) {
 	return ask[Findings](ctx, socket, findingsPath)
+}
+
+// AskNAT asks the agent behind a unix socket for translated connections, or where those of containers appear to come from.
+func AskNAT(ctx context.Context, socket string, question NATQuestion) (NAT, error) {
+	return ask[NAT](ctx, socket, natPath+"?"+question.query())
 }
 
 // ask returns ErrUnknownQuestion if there is no such path, and os.ErrNotExist or unix.ECONNREFUSED if nobody is there.
@@ -95,6 +118,9 @@ func ask[T any](ctx context.Context, socket, path string) (said T, err error) {
 	case http.StatusOK:
 	case http.StatusNotFound:
 		return said, fmt.Errorf("ask the agent: %w", ErrUnknownQuestion)
+	case http.StatusBadRequest:
+		reason, _ := io.ReadAll(io.LimitReader(response.Body, maxReason))
+		return said, fmt.Errorf("ask the agent: %s", strings.TrimSpace(string(reason)))
 	default:
 		return said, fmt.Errorf("ask the agent: %s", response.Status)
 	}

@@ -169,12 +169,13 @@ func TestOnlyGet(t *testing.T) {
 	socket := serve(t, Handler(Answers{
 		Status:   func() exporters.Own { return exporters.Own{} },
 		Findings: func() Findings { return Findings{} },
+		NAT:      func(NATQuestion) NAT { return NAT{} },
 	}))
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}
 	defer transport.CloseIdleConnections()
-	for _, path := range []string{statusPath, findingsPath} {
+	for _, path := range []string{statusPath, findingsPath, natPath} {
 		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
 			request, err := http.NewRequestWithContext(t.Context(), method, "http://bridgewatch"+path, nil)
 			if err != nil {

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkNAT is the cost of one packet on its way to a device, as the kernel measures both programs at the same packets:
+// of what is not tracked, of a connection that is long known, whose client or server has something to say, and of those
+// that have to be looked at.
+func BenchmarkNAT(b *testing.B) {
+	const (
+		runs       = 2000
+		track      = "-A OUTPUT -d 127.0.0.99 -j DNAT --to-destination 127.0.0.1" // matches nothing
+		translate  = "-A OUTPUT -d 127.0.0.2 -j DNAT --to-destination 127.0.0.1"
+		translated = "127.0.0.2"
+		plain      = "127.0.0.1"
+	)
+	for _, bc := range []struct {
+		name string
+		rule string
+		to   string
+		make func(b *testing.B, to string) (send func(i int))
+	}{
+		{"untracked", "", plain, sendSame},
+		{"established-request", translate, translated, func(b *testing.B, to string) func(int) {
+			client, server := connectTCP(b, to)
+			return func(int) { writeByte(b, client, server) }
+		}},
+		{"established-answer", translate, translated, func(b *testing.B, to string) func(int) {
+			client, server := connectTCP(b, to)
+			return func(int) { writeByte(b, server, client) }
+		}},
+		{"stream-request", translate, translated, func(b *testing.B, to string) func(int) {
+			client, _, server, _ := streamUDP(b, to)
+			return func(int) { sendUDP(b, client, server, 1, 22) }
+		}},
+		{"stream-answer", translate, translated, func(b *testing.B, to string) func(int) {
+			_, server, _, client := streamUDP(b, to)
+			return func(int) { sendUDP(b, server, client, 1, 22) }
+		}},
+		{"again", translate, translated, sendSame},
+		{"again-untranslated", track, plain, sendSame},
+		{"first", translate, translated, sendEach},
+		{"first-untranslated", track, plain, sendEach},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			enterFreshNetns(b)
+			if bc.rule != "" {
+				run(b, "sh", "-c", "iptables -w -t nat "+bc.rule)
+			}
+			program, empty := mustOpenNATProgram(b, ownInode(b), NATConfig{}), loadEmpty(b)
+			attached, err := link.AttachTracing(link.TracingOptions{Program: empty.EmptyNetDevQueue})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer mustClose(b, attached)
+			measuring, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer mustClose(b, measuring)
+			send := bc.make(b, bc.to)
+			ours, nothing := &meter{program: program.objects.NetDevQueue}, &meter{program: empty.EmptyNetDevQueue}
+			var p pairs
+			for b.Loop() {
+				ours.read(b)
+				nothing.read(b)
+				for i := range runs {
+					send(i)
+				}
+				p.add(ours.read(b), nothing.read(b))
+				if err := program.read(func(natRecord) {}); err != nil {
+					b.Fatal(err)
+				}
+				if strings.HasPrefix(bc.name, "first") {
+					run(b, "conntrack", "-F")
+				}
+			}
+			p.report(b)
+		})
+	}
+}
+
+// benchmarkPort is where the benchmarks send to.
+const benchmarkPort = 7777
+
+// sendSame sends datagrams of one connection, which nobody answers.
+func sendSame(b *testing.B, to string) func(int) {
+	mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
+	from, destination := mustListenUDP(b, "127.0.0.1:0"), netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort)
+	return func(int) { sendUDP(b, from, destination, 1, 22) }
+}
+
+// sendEach sends datagrams of a connection each.
+func sendEach(b *testing.B, to string) func(int) {
+	mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
+	destination := netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort)
+	return func(i int) {
+		from, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 10_000 + i})
+		if err != nil {
+			b.Fatal(err)
+		}
+		sendUDP(b, from, destination, 1, 22)
+		mustClose(b, from)
+	}
+}
+
+// connectTCP returns the two ends of a connection.
+func connectTCP(b *testing.B, to string) (client, server *net.TCPConn) {
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", benchmarkPort))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer mustClose(b, listener)
+	a, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	z, err := listener.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { a.Close(); z.Close() })
+	return a.(*net.TCPConn), z.(*net.TCPConn)
+}
+
+// writeByte sends a segment, and takes it at the other end: every other one is acknowledged.
+func writeByte(b *testing.B, from, to *net.TCPConn) {
+	octet := make([]byte, 1)
+	if _, err := from.Write(octet); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := to.Read(octet); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// streamUDP returns two ends that have talked for so long that the kernel takes it for a stream, and their addresses.
+func streamUDP(b *testing.B, to string) (client, server *net.UDPConn, serverAddress, clientAddress netip.AddrPort) {
+	const stream = 2100 * time.Millisecond // what net/netfilter/nf_conntrack_proto_udp.c waits for, and a bit
+	server = mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
+	client = mustListenUDP(b, "127.0.0.1:0")
+	serverAddress = netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort)
+	clientAddress = client.LocalAddr().(*net.UDPAddr).AddrPort()
+	for range 2 {
+		sendUDP(b, client, serverAddress, 1, 22)
+		sendUDP(b, server, clientAddress, 1, 22)
+		time.Sleep(stream)
+	}
+	return client, server, serverAddress, clientAddress
+}
