@@ -143,7 +143,8 @@ digits of the network's ID, or what its option ` + "`com.docker.network.bridge.n
 container's interface, UPLINK the device that leads out of the host. Commands run as root on the host.
 
 Labels that accept a finding are the container's: ` + "`--label`" + ` of docker run, ` + "`--container-label`" + ` of docker service, in a
-Compose file ` + "`labels:`" + ` of the service itself. Those under ` + "`deploy:`" + ` are a Swarm service's own, and are not read.
+Compose file ` + "`labels:`" + ` of the service itself. Those under ` + "`deploy:`" + ` are a Swarm service's own, which only an agent on a
+manager can read.
 `
 
 // makeIndex lists the findings by severity.

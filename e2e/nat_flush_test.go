@@ -30,7 +30,7 @@ func flushRules(t *testing.T, want lab.Finding, flags ...string) {
 	found := lab.WatchFindings(t, agent)
 	s := natStage{
 		stage:    stage{t, engine, lab.Host(t), lab.Outside(t), newNetwork(t, engine, "nat"), lab.IPv4, "flush"},
-		families: ipv4Only, protocol: "tcp", published: 8100, agent: agent, books: books{},
+		families: ipv4Only, protocol: "tcp", published: 8100, agent: agent, books: newBooks(),
 	}
 	v := visit{from: s.outside, to: s.door(), server: s.mirror("server"), client: enrich.ClientRemote, mechanism: enrich.NoMechanism}
 	want.Container = v.server.Name

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -11,7 +10,7 @@ import (
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
-	"github.com/bridgewatch/bridgewatch/enrich"
+	"github.com/bridgewatch/bridgewatch/exporters/api"
 )
 
 // conntrackEvents are the kernel's counters of what went wrong that the agent passes on.
@@ -94,12 +93,8 @@ func TestPortPressure(t *testing.T) {
 // requirePressure holds what the agent says of egress against what the containers opened.
 func requirePressure(t *testing.T, agent *lab.Agent, to netip.AddrPort, used int, clients []*lab.Container) {
 	t.Helper()
-	code, stdout, stderr := lab.Command(t, nil, "nat", "--egress", "--output=json", "--api.socket="+agent.Socket)
-	var said enrich.Tracking
-	if err := json.Unmarshal([]byte(stdout), &said); err != nil || code != 0 {
-		t.Fatalf("nat --egress ended with %d: %v: %s", code, err, stderr)
-	}
-	if len(said.Pressure) == 0 {
+	said := askNAT(t, agent, "--egress").Egress
+	if said == nil || len(said.Pressure) == 0 {
 		t.Fatal("nat --egress says nothing of ports")
 	}
 	const choice = 65536 - 1024
@@ -107,7 +102,7 @@ func requirePressure(t *testing.T, agent *lab.Agent, to netip.AddrPort, used int
 		t.Errorf("nat --egress says %+v", p)
 	}
 	for _, c := range clients {
-		is := func(id enrich.EgressIdentity) bool { return id.ContainerID == c.ID && id.Address == lab.HostAddress }
+		is := func(id api.EgressIdentity) bool { return id.ContainerID == c.ID && id.Address == lab.HostAddress }
 		if i := slices.IndexFunc(said.Identities, is); i < 0 || said.Identities[i].Connections != used/len(clients) || said.Identities[i].Sharing != len(clients) {
 			t.Errorf("nat --egress says of %s: %+v", c.Name, said.Identities)
 		}

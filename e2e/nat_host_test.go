@@ -64,6 +64,8 @@ func nobodyThere(s natStage) {
 		s.requireMatched(rule)
 		s.requireTracked(s.host.Published(s, "udp", to), many, lab.Entry.Translated)
 		s.translated(nil, "host", enrich.DNAT, "udp", many)
+		// It leads to where containers are: a published port whose container has gone looks like that.
+		s.books.add(seriesOf{metric: attempts, scope: "host", protocol: "udp", port: strconv.Itoa(int(to.Port()))}, s.name, many)
 	})
 }
 

@@ -26,7 +26,7 @@ func TestMesh(t *testing.T) {
 	engine := lab.StartEngine(t, "--live-restore=false") // Swarm refuses it
 	s := natStage{
 		stage:     stage{t, engine, lab.Host(t), lab.Outside(t), "ingress", lab.IPv4, "mesh"},
-		published: 8080, families: ipv4Only, books: books{},
+		published: 8080, families: ipv4Only, books: newBooks(),
 	}
 	engine.Docker(t, "swarm", "init", "--advertise-addr", lab.HostAddress.String(), "--listen-addr", lab.HostAddress.String()+":2377")
 	t.Cleanup(func() { engine.Docker(t, "swarm", "leave", "--force") })
@@ -88,28 +88,28 @@ func (s natStage) emulateMesh(task *lab.Container) {
 // to be, and writes down what must have been counted.
 func (s natStage) throughMesh(from lab.Place, client enrich.Client, task *lab.Container, kind enrich.NATKind) {
 	s.Helper()
-	seen := map[netip.AddrPort]netip.AddrPort{}
+	seen, bySeen := map[netip.AddrPort]netip.AddrPort{}, map[netip.AddrPort]bool{}
 	for _, e := range s.exchange(from, netip.Addr{}, s.door(), many) {
-		seen[e.Local] = e.Seen
-		if e.Seen.Addr() != ingressEndpoint || e.Seen.Port() != e.Local.Port() {
+		seen[e.Local], bySeen[e.Seen] = e.Seen, true
+		if e.Seen.Addr() != ingressEndpoint {
 			s.Fatalf("the task saw %s of %s", e.Seen, e.Local)
 		}
 	}
 	bridged := netip.AddrPortFrom(ingressOnBridge, s.published)
 	inside := netip.AddrPortFrom(task.Addr(s, "ingress", lab.IPv4), s.published)
+	onBridge := map[netip.AddrPort]netip.AddrPort{} // what the task sees, by what the sandbox sees
 	s.requireTracked(s.host.Published(s, s.protocol, s.door()), many, func(entry lab.Entry) bool {
-		_, ours := seen[entry.Original.Source]
+		who, ours := seen[entry.Original.Source]
+		onBridge[entry.Reply.Destination] = who
 		return ours && entry.Reply.Source == bridged
 	})
-	ports := map[uint16]bool{}
-	for _, who := range seen {
-		ports[who.Port()] = true
-	}
-	ours := func(entry lab.Entry) bool { return ports[entry.Original.Source.Port()] && entry.Translated() }
 	s.requireTracked(s.engine.Sandbox(s, "ingress_sbox").Published(s, s.protocol, bridged), many, func(entry lab.Entry) bool {
-		return ours(entry) && entry.Reply.Source == inside && entry.Reply.Destination.Addr() == ingressEndpoint
+		who, ours := onBridge[entry.Original.Source]
+		return ours && entry.Reply.Source == inside && entry.Reply.Destination == who
 	})
-	s.requireTracked(task.Published(s, s.protocol, inside), many, ours)
+	s.requireTracked(task.Published(s, s.protocol, inside), many, func(entry lab.Entry) bool {
+		return bySeen[entry.Original.Source] && entry.Translated()
+	})
 
 	of := seriesOf{metric: attempts, service: "web", scope: "ingress", protocol: s.protocol, port: strconv.Itoa(int(s.published))}
 	s.books.add(of, s.name, many)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -79,21 +80,34 @@ const (
 )
 
 // books hold how many connections each series must have counted, by the name of the case that opened them.
-type books map[seriesOf]map[string]uint64
+type books struct {
+	counts map[seriesOf]map[string]uint64
+	opened map[string]bool // see isNew
+}
+
+func newBooks() books { return books{map[seriesOf]map[string]uint64{}, map[string]bool{}} }
+
+// isNew tells whether nobody had a connection between these two before. By UDP it would be the same one.
+func (b books) isNew(protocol string, from, to netip.AddrPort) bool {
+	key := fmt.Sprint(protocol, from, to)
+	known := b.opened[key]
+	b.opened[key] = true
+	return protocol == "tcp" || !known
+}
 
 func (b books) add(of seriesOf, by string, n int) {
 	if n == 0 {
 		return
 	}
-	if b[of] == nil {
-		b[of] = map[string]uint64{}
+	if b.counts[of] == nil {
+		b.counts[of] = map[string]uint64{}
 	}
-	b[of][by] += uint64(n)
+	b.counts[of][by] += uint64(n)
 }
 
 // truth is what all cases opened together.
 func (b books) truth(of seriesOf) (sum uint64) {
-	for _, n := range b[of] {
+	for _, n := range b.counts[of] {
 		sum += n
 	}
 	return sum
@@ -133,7 +147,7 @@ func (b books) audit(t *testing.T, agent *lab.Agent) {
 	agent.Settle(t)
 	got := counted(agent.Scrape(t))
 	lines := map[seriesOf]bool{}
-	for of := range b {
+	for of := range b.counts {
 		lines[of] = true
 	}
 	for of := range got {
@@ -144,7 +158,7 @@ func (b books) audit(t *testing.T, agent *lab.Agent) {
 	wrong := 0
 	fmt.Fprintln(w, "\tcase\ttruth\tcounted\tmetric\tservice\tcontainer\tscope\tprotocol\tkind\tport\tclient\tsource address\tmechanism")
 	for _, of := range slices.SortedFunc(maps.Keys(lines), compareBooked) {
-		by := strings.Join(slices.Sorted(maps.Keys(b[of])), ",")
+		by := strings.Join(slices.Sorted(maps.Keys(b.counts[of])), ",")
 		name := strings.TrimSuffix(strings.TrimPrefix(of.metric, "bridgewatch_"), "_total")
 		mark := ""
 		if got[of] != b.truth(of) {
@@ -186,7 +200,7 @@ func TestNATWithoutProxy(t *testing.T) {
 func playNAT(at stage, cases []natCase) {
 	t := at.TB.(*testing.T)
 	agent := lab.StartAgent(t, at.engine)
-	b := books{}
+	b := newBooks()
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			s := natStage{stage: at, families: c.families, published: uint16(8100 + 10*i), agent: agent, books: b}

@@ -50,6 +50,8 @@ type cause struct {
 	rules []rule
 	// unless is what may still turn out, by news that is late: then it was another cause, and the drop waits for that.
 	unless func(*scene) bool
+	// victim is who loses by it where neither a device nor an address tells; nil: nobody is known then.
+	victim func(*scene) *member
 }
 
 // rule leads from what the kernel says to a cause. What is empty matches everything.

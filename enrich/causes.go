@@ -29,6 +29,7 @@ var trackingCauses = []cause{
 			reasonAt("NO_SOCKET", "tcp_v4_rcv", "tcp_v6_rcv"), reasonless("tcp_v4_rcv", "tcp_v6_rcv"),
 			// The proxy's socket got it, which listens.
 			reasonAt("TCP_FLAGS", "tcp_v4_do_rcv", "tcp_v6_do_rcv"), silent("tcp_v4_do_rcv", "tcp_v6_do_rcv")),
+		victim: (*scene).publisher,
 	},
 }
 

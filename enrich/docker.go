@@ -120,7 +120,7 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	}
 	limit := time.AfterFunc(requestTimeout, cancel) // of the stream's beginning; the stream itself has none
 	stream := d.api.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).
-		Add("type", string(events.ContainerEventType), string(events.NetworkEventType))})
+		Add("type", string(events.ContainerEventType), string(events.NetworkEventType), string(events.ServiceEventType))})
 	if !limit.Stop() {
 		return false, fmt.Errorf("follow docker events: %w", context.DeadlineExceeded)
 	}
@@ -235,6 +235,8 @@ func (d *Docker) list(ctx context.Context) error {
 	}
 	d.hooks.Settle()
 	d.state.SetContainers(containers, begun)
+	d.listUnstarted(ctx, all.Items)
+	d.listSwarm(ctx)
 	return nil
 }
 
@@ -253,13 +255,22 @@ func (d *Docker) listNetworks(ctx context.Context) ([]Network, error) {
 }
 
 func (d *Docker) inspect(ctx context.Context, id string) (Container, error) {
+	c, _, err := d.inspectWithError(ctx, id)
+	return c, err
+}
+
+// inspectWithError returns also why its last start failed; "": it did not.
+func (d *Docker) inspectWithError(ctx context.Context, id string) (c Container, failure string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	result, err := d.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil {
-		return Container{}, fmt.Errorf("inspect container %.12s: %w", id, err)
+		return Container{}, "", fmt.Errorf("inspect container %.12s: %w", id, err)
 	}
-	return newContainer(result.Container), nil
+	if result.Container.State != nil {
+		failure = result.Container.State.Error
+	}
+	return newContainer(result.Container), failure, nil
 }
 
 // gather takes the events that have come with the first one, so that a burst of them is settled once.
@@ -292,6 +303,8 @@ func (d *Docker) handle(ctx context.Context, e events.Message) {
 		d.handleContainer(ctx, e)
 	case events.NetworkEventType:
 		d.handleNetwork(ctx, e)
+	case events.ServiceEventType:
+		d.listSwarm(ctx)
 	}
 }
 
@@ -300,6 +313,9 @@ func (d *Docker) handleContainer(ctx context.Context, e events.Message) {
 	switch e.Action {
 	case events.ActionDie, events.ActionDestroy:
 		d.state.ContainerDied(id)
+		if e.Action == events.ActionDestroy {
+			d.state.noteStart(&Container{ID: id}, "")
+		}
 	case events.ActionCreate:
 		d.state.SketchContainer(sketch(e))
 		d.refresh(ctx, id)
@@ -328,9 +344,10 @@ func (d *Docker) handleNetwork(ctx context.Context, e events.Message) {
 }
 
 func (d *Docker) refresh(ctx context.Context, id string) {
-	c, err := d.inspect(ctx, id)
+	c, failure, err := d.inspectWithError(ctx, id)
 	if err == nil {
 		d.state.PutContainer(c)
+		d.state.noteStart(&c, failure)
 	}
 }
 

@@ -123,6 +123,14 @@ func TestNATTable(t *testing.T) {
 			},
 		},
 		{
+			"the same addresses and ports again, by docker-proxy",
+			func(w *world) []loader.NATNews { return []loader.NATNews{both(w, asked(7)), w.opened(asked(7))} },
+			[]line{
+				{"alpha", "", "203.0.113.9:7", "", "", 8080, UserlandProxy, true, false},
+				{"alpha", "", "203.0.113.9:7", "", "", 8080, UserlandProxy, true, true},
+			},
+		},
+		{
 			"the same addresses and ports in two namespaces",
 			func(w *world) []loader.NATNews {
 				return []loader.NATNews{

@@ -121,6 +121,11 @@ func mechanisms() []struct {
 			want:  alphaUse(ClientHost, NoMechanism, "192.0.2.1:39340"),
 		},
 		{
+			name:  "the host, though nobody saw who sent it",
+			entry: with(entry("192.0.2.1:39340->192.0.2.1:8080", "172.30.1.2:80->172.30.1.1:39340"), unseen),
+			want:  alphaUse(ClientHost, Hairpin, "172.30.1.1:39340"),
+		},
+		{
 			name:  "another container, without docker-proxy",
 			entry: entry("172.30.2.2:39340->192.0.2.1:8080", "172.30.1.2:80->172.30.2.2:39340"),
 			want:  alphaUse(ClientContainer, NoMechanism, "172.30.2.2:39340"),
@@ -333,7 +338,7 @@ func TestNotPublished(t *testing.T) {
 	}{
 		{"the host's connection to the same port elsewhere", with(plain("192.0.2.1:39340->203.0.113.9:8080"), local)},
 		{"a port of another address", plain("203.0.113.9:39340->192.0.2.1:8081")},
-		{"a port of the other family", plain("[2001:db8:9::9]:39340->[2001:db8::1]:5300")},
+		{"a port of the other family", with(plain("[2001:db8:9::9]:39340->[2001:db8::1]:5300"), of(unix.IPPROTO_UDP))},
 		{"a port of another protocol", with(plain("203.0.113.9:39340->192.0.2.1:8080"), of(unix.IPPROTO_UDP))},
 		{"a rule that is not Docker's", entry("203.0.113.9:39340->192.0.2.1:8088", "172.30.1.2:80->203.0.113.9:39340")},
 		{"a rule to another port than is published", entry("203.0.113.9:39340->192.0.2.1:8080", "172.30.1.2:81->203.0.113.9:39340")},

@@ -195,15 +195,19 @@ func (s *scene) mayBeInvalid() bool {
 		return false
 	}
 	const endsAndBegins = tcpFIN | tcpSYN | tcpRST
-	return d.TCPFlags&tcpACK != 0 && d.TCPFlags&endsAndBegins == 0 && s.isForPublished()
+	return d.TCPFlags&tcpACK != 0 && d.TCPFlags&endsAndBegins == 0 && s.publisher() != nil
 }
 
 func (s *scene) isInvalid() bool { return s.mayBeInvalid() && s.invalidOfLate() }
 
-// isForPublished tells what is for a port of the host that a container publishes, and was not translated.
-func (s *scene) isForPublished() bool {
+// publisher finds the container that publishes the port of the host that a packet is for, and was not translated; nil: none.
+func (s *scene) publisher() *member {
 	d := s.drop
-	return s.publishedAt(netip.AddrPortFrom(d.Destination, d.DestinationPort), d.Protocol) != nil
+	p := s.publishedAt(netip.AddrPortFrom(d.Destination, d.DestinationPort), d.Protocol)
+	if p == nil {
+		return nil
+	}
+	return p.member
 }
 
 // isPublished tells what somebody outside sends to a published port, and is no answer: the destination is translated.

@@ -12,6 +12,16 @@ type Inventory struct {
 	Node       Node
 	Containers []LiveContainer
 	Networks   []Network
+	// Services are the Swarm's. Empty on a node that is no manager.
+	Services []LiveService
+	// Unstarted are the containers whose last start failed for want of a port of the host.
+	Unstarted []UnstartedContainer
+}
+
+// LiveService is a Swarm service with its identity, which has neither a container nor a network.
+type LiveService struct {
+	Service
+	Identity Identity
 }
 
 // LiveContainer is a running container with its identity, which has no network.
@@ -25,7 +35,10 @@ type LiveContainer struct {
 func (s *State) Inventory() Inventory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	inventory := Inventory{Node: s.node}
+	inventory := Inventory{Node: s.node, Unstarted: slices.Clone(s.unstarted)}
+	for i := range s.services {
+		inventory.Services = append(inventory.Services, LiveService{s.services[i], s.services[i].identity()})
+	}
 	for _, m := range s.members {
 		if !m.alive() || m.PID == 0 || m.Name == "" {
 			continue
@@ -40,6 +53,7 @@ func (s *State) Inventory() Inventory {
 			inventory.Networks = append(inventory.Networks, listed)
 		}
 	}
+	slices.SortFunc(inventory.Unstarted, func(a, b UnstartedContainer) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(inventory.Containers, func(a, b LiveContainer) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(inventory.Networks, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
 	return inventory
@@ -47,6 +61,7 @@ func (s *State) Inventory() Inventory {
 
 func (s *State) live(m *member) LiveContainer {
 	live := LiveContainer{Container: m.Container, Identity: m.Identity}
+	live.Labels = s.labelsOf(m)
 	for _, e := range m.Endpoints {
 		if n := s.networks[e.NetworkID]; n != nil && (n.Bridge != "" || n.childOnly()) {
 			live.Networks = append(live.Networks, e.Network)

@@ -56,6 +56,8 @@ type State struct {
 	ingressSandbox netip.Addr
 	// ingressPorts are the ports that the routing mesh publishes, with the services behind them. Only a manager can tell.
 	ingressPorts map[ingressPort]Identity
+	services     []Service // of the Swarm
+	unstarted    []UnstartedContainer
 }
 
 // ingressPort is a port of every node that the routing mesh publishes.

@@ -152,7 +152,7 @@ func (t *tracker) findStale(entry *loader.Tracked) {
 // does not tell who has one, so only those that the dead had are known to be abandoned.
 func (t *tracker) isAbandoned(address netip.Addr) bool {
 	network := t.networkOfAddress(address)
-	if network == "" || t.isOwn(address) || address == t.ingressSandbox {
+	if network == "" || t.isOwn(address) {
 		return false
 	}
 	m := t.memberByAddress(address)

@@ -229,18 +229,20 @@ func (m *Metrics) setConntrack(host *loader.HostState, containers map[string]loa
 
 // addHostConntrack counts what the host's namespace could not track since the agent started.
 func (m *Metrics) addHostConntrack(host *loader.HostState) {
-	stats := host.ConntrackStats
-	if stats == (loader.ConntrackStats{}) { // nothing is tracked, or it could not be read
+	if host.Conntrack.Limit == 0 {
 		return
 	}
 	values := identityValues(enrich.Identity{}, enrich.ScopeHost)
-	if m.host == nil {
-		m.host = &stats
-		for _, e := range conntrackEvents(&stats) {
-			m.store.Plan(conntrackFailures, append(slices.Clip(values), e.event)...)
-		}
+	for _, e := range conntrackEvents(&loader.ConntrackStats{}) {
+		m.store.Plan(conntrackFailures, append(slices.Clip(values), e.event)...)
 	}
-	m.addConntrackFailures(&stats, m.host, values)
+	stats := host.ConntrackStats
+	if stats == (loader.ConntrackStats{}) { // nothing has gone wrong since boot, or it could not be read
+		return
+	}
+	if m.host != nil {
+		m.addConntrackFailures(&stats, m.host, values)
+	}
 	m.host = &stats
 }
 

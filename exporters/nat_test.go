@@ -321,6 +321,7 @@ func TestConntrackFailures(t *testing.T) {
 	m.SetState(&host, nil)
 	s.wantShown(t, conntrackFailures, map[string]float64{}) // it tracks nothing, or does not say
 	read := func(hostFailed uint64, containers map[string]loader.ConntrackStats) {
+		host.Conntrack.Limit = 100
 		host.ConntrackStats = loader.ConntrackStats{Entries: 4, InsertFailed: hostFailed, Invalid: 1000}
 		states := make(map[string]loader.NetnsState)
 		for id, stats := range containers {

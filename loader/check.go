@@ -29,7 +29,8 @@ type Ability struct {
 // Check tries everything that the signals need. It loads and attaches programs for a moment, and leaves nothing behind.
 func Check() []Ability {
 	return []Ability{
-		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkEgress(), checkExecs(), checkLinks(),
+		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkEgress(),
+		checkNAT(), checkNATSources(), checkRulesets(), checkExecs(), checkLinks(),
 	}
 }
 
@@ -127,6 +128,37 @@ func checkEgress() Ability {
 		err = egress.Close()
 	}
 	return ability("egress", "program at uplinks", err, "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; use kernel 5.10 or newer")
+}
+
+func checkNAT() Ability {
+	nat, err := OpenNAT(NATConfig{})
+	if err == nil {
+		err = nat.Close()
+	}
+	return ability("nat", "translations", err, needsForNAT)
+}
+
+const needsForNAT = "run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_BROADCAST; use kernel 5.10 or newer"
+
+// checkNATSources tells whether both of the signal's sources are there: with one alone some connections are not told.
+func checkNATSources() Ability {
+	a := Ability{Signal: "nat", Name: "program and conntrack events", OK: true}
+	nat, err := OpenNAT(NATConfig{})
+	if err == nil {
+		err = errors.Join(nat.Incomplete, nat.Close())
+	}
+	if err != nil {
+		a.OK, a.Detail, a.Remedy = false, err.Error(), needsForNAT
+	}
+	return a
+}
+
+func checkRulesets() Ability {
+	rulesets, err := OpenRulesets()
+	if err == nil {
+		err = rulesets.Close()
+	}
+	return ability("ruleset", "changes of firewall rules", err, "run as root, or with CAP_NET_ADMIN and CAP_NET_BROADCAST; use a kernel with nftables")
 }
 
 func checkExecs() Ability {

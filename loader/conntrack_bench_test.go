@@ -30,15 +30,20 @@ func BenchmarkConntrackEvents(b *testing.B) {
 			lab.translate(b, router4, bc.rule)
 			lab.container.do(b, func() { mustListenUDP(b, "172.30.0.2:9") })
 			lab.router.do(b, func() { mustListenUDP(b, "192.0.2.1:9") })
-			o := newOpened(b, mustOpenNAT(b, lab.router, NATConfig{}), lab)
+			nat := mustOpenNAT(b, lab.router, NATConfig{})
 			var spent time.Duration
 			told, opened := 0, 0
 			for b.Loop() {
 				lab.world.do(b, func() { openRawUDP(b, netip.AddrPortFrom(router4, 9), count) })
 				opened += count
 				for range 2 {
-					spent += processorTime(b, func() { told += sum(o.read(b)) })
-					o.forget()
+					spent += processorTime(b, func() {
+						news, err := nat.Read()
+						if err != nil {
+							b.Error(err)
+						}
+						told += len(news.Opened)
+					})
 					time.Sleep(packetDelay) // what has no packet is told then
 				}
 				lab.router.do(b, func() { run(b, "conntrack", "-F") })

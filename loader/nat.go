@@ -6,9 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -59,22 +63,25 @@ type NAT struct {
 	// Incomplete says what of the two does not run, and so what is not told; nil: both do.
 	Incomplete error
 
-	config  NATConfig
-	netns   Netns       // the host's
-	program *natProgram // nil: it could not be loaded
+	config NATConfig
+	netns  Netns  // the host's
+	inode  uint32 // likewise
 
 	mu        sync.Mutex
-	events    *conntrackEvents     // nil: not to be had, or not yet
+	program   *natProgram          // nil: not to be had, or not yet
+	events    *conntrackEvents     // likewise
 	tracking  time.Time            // when to look next whether the kernel has connection tracking; zero: no more
 	endpoints map[NATEndpoint]bool // without an address: any
 	union     *natUnion
 }
 
 // OpenNAT loads and attaches the program, subscribes to the events, and remembers what is in the table of the calling
-// thread's namespace, the host's. It fails if neither can be had. Needs what [OpenFlows] does, and CAP_NET_BROADCAST.
+// thread's namespace, the host's. It fails if neither can be had. Needs 5.10, BTF, CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and
+// CAP_NET_BROADCAST.
 //
-// A kernel that does not track connections yet is left so: the events are subscribed to within a second of its beginning.
-// That has it load the module nf_conntrack_netlink, which reads and changes nothing on its own; Docker loads it too.
+// A kernel that does not track connections yet is left so. What could not be had of it is tried again within a second of its
+// beginning; what fails then is an error of Run or Read. Subscribing to the events has it load nf_conntrack_netlink if that is
+// a module, which by itself does nothing to packets; Docker loads it too.
 func OpenNAT(config NATConfig) (*NAT, error) {
 	if config.SocketBuffer == 0 {
 		config.SocketBuffer = defaultEventBuffer
@@ -83,15 +90,19 @@ func OpenNAT(config NATConfig) (*NAT, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &NAT{config: config, netns: OwnNetns(), union: newNATUnion()}
+	n := &NAT{config: config, netns: OwnNetns(), inode: inode, union: newNATUnion()}
 	known := n.remember()
-	program, noProgram := openNATProgram(config, inode)
-	if noProgram == nil {
-		n.program = program
+	noProgram := n.openProgram()
+	if !tracksConnections() {
+		n.tracking = time.Now().Add(trackingPeriod)
+		if errors.Is(noProgram, unix.EPERM) {
+			return nil, noProgram
+		}
+		return n, nil // without the module the program may not know what an entry looks like
 	}
 	noEvents := n.openEvents()
 	if noProgram != nil && noEvents != nil {
-		return nil, errors.Join(noProgram, noEvents, n.Close())
+		return nil, errors.Join(noProgram, noEvents)
 	}
 	if noProgram != nil {
 		noProgram = fmt.Errorf("answers, devices and what has no room in the socket's buffer are not told: %w", noProgram)
@@ -103,13 +114,21 @@ func OpenNAT(config NATConfig) (*NAT, error) {
 	return n, nil
 }
 
-// openEvents subscribes to the events, now or when there can be any.
-func (n *NAT) openEvents() error {
-	if !tracksConnections() {
-		n.tracking = time.Now().Add(trackingPeriod)
-		return nil
+// openProgram loads it, and has it know the endpoints.
+func (n *NAT) openProgram() error {
+	program, err := openNATProgram(n.config, n.inode)
+	if err != nil {
+		return err
 	}
-	n.tracking = time.Time{}
+	if err := program.setEndpoints(slices.Collect(maps.Keys(n.endpoints))); err != nil {
+		return errors.Join(err, program.Close())
+	}
+	n.program = program
+	return nil
+}
+
+// openEvents subscribes to them, with the program's filter if there is one.
+func (n *NAT) openEvents() error {
 	switch on, err := readSysctl("netfilter/nf_conntrack_events"); {
 	case err != nil:
 		return fmt.Errorf("subscribe to conntrack events: %w (the kernel needs CONFIG_NF_CONNTRACK_EVENTS)", err)
@@ -123,6 +142,23 @@ func (n *NAT) openEvents() error {
 	var err error
 	n.events, err = openConntrackEvents(n.config.SocketBuffer, filter)
 	return err
+}
+
+// awaitTracking opens what is missing once the kernel tracks connections.
+func (n *NAT) awaitTracking(now time.Time) error {
+	if n.tracking.IsZero() || now.Before(n.tracking) {
+		return nil
+	}
+	if !tracksConnections() {
+		n.tracking = now.Add(trackingPeriod)
+		return nil
+	}
+	n.tracking = time.Time{}
+	var noProgram error
+	if n.program == nil {
+		noProgram = n.openProgram()
+	}
+	return errors.Join(noProgram, n.openEvents())
 }
 
 // Known says that the connections in the tables of the network namespaces at these paths, such as a container's SandboxKey
@@ -205,10 +241,7 @@ func (n *NAT) gather() error {
 		return nil
 	}
 	now := time.Now()
-	var late error
-	if !n.tracking.IsZero() && now.After(n.tracking) {
-		late = n.openEvents()
-	}
+	late := n.awaitTracking(now)
 	var records func(func(natRecord)) error
 	if n.program != nil {
 		records = n.program.read
@@ -263,6 +296,8 @@ func (n *NAT) Losses() ([]Loss, error) {
 
 // Costs says what the program has cost, while the kernel measured it.
 func (n *NAT) Costs() ([]ProgramCost, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.program == nil {
 		return nil, nil
 	}

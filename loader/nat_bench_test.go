@@ -59,7 +59,7 @@ func BenchmarkNAT(b *testing.B) {
 			if bc.rule != "" {
 				run(b, "sh", "-c", "iptables -w -t nat "+bc.rule)
 			}
-			program, empty := mustOpenNATProgram(b, ownInode(b), NATConfig{}), loadEmpty(b)
+			program, empty := mustOpenNATProgram(b, newNamespace(b), NATConfig{}), loadEmpty(b)
 			attached, err := link.AttachTracing(link.TracingOptions{Program: empty.EmptyNetDevQueue})
 			if err != nil {
 				b.Fatal(err)

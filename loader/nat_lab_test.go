@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/netip"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,12 +91,6 @@ type connection struct {
 
 func connectionOf(t *Tracked) connection { return connection{t.Protocol, t.Original, t.Reply} }
 
-// Lines of the conntrack tool: ports, or the identifier of ICMP.
-var (
-	conntrackProtocol = regexp.MustCompile(`^(?:ipv[46] +\d+ )?\S+ +(\d+) `)
-	conntrackTuple    = regexp.MustCompile(`src=(\S+) dst=(\S+) (?:sport=(\d+) dport=(\d+)|type=\d+ code=\d+ id=(\d+))`)
-)
-
 // conntrackTable is what the conntrack tool says of the calling thread's namespace.
 func conntrackTable(tb testing.TB) map[connection]int {
 	tb.Helper()
@@ -108,33 +101,55 @@ func conntrackTable(tb testing.TB) map[connection]int {
 			tb.Errorf("conntrack -L: %v", err)
 		}
 		for line := range strings.Lines(string(list)) {
-			protocol, tuples := conntrackProtocol.FindStringSubmatch(line), conntrackTuple.FindAllStringSubmatch(line, -1)
-			if protocol == nil || len(tuples) != 2 {
-				tb.Errorf("conntrack says %q", line)
-				continue
-			}
-			number, err := strconv.ParseUint(protocol[1], 10, 8)
+			c, err := parseTool(line)
 			if err != nil {
 				tb.Errorf("conntrack says %q: %v", line, err)
 			}
-			found[connection{uint8(number), tupleOf(tb, tuples[0]), tupleOf(tb, tuples[1])}]++
+			found[c]++
 		}
 	}
 	return found
 }
 
-func tupleOf(tb testing.TB, match []string) Tuple {
-	end := func(address, port string) netip.AddrPort {
-		number, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			tb.Errorf("port %q: %v", port, err)
+// parseTool reads a line of the conntrack tool: a protocol and its number, and for each direction addresses, and ports or
+// the identifier of ICMP.
+func parseTool(line string) (c connection, err error) {
+	fields := strings.Fields(line)
+	protocol, err := strconv.ParseUint(fields[1], 10, 8)
+	if err != nil {
+		return connection{}, err
+	}
+	c.Protocol = uint8(protocol)
+	tuples, at := [2]*Tuple{&c.Original, &c.Reply}, -1
+	for _, field := range fields[2:] {
+		name, value, _ := strings.Cut(field, "=")
+		var address netip.Addr
+		var port uint64
+		switch name {
+		case "src", "dst":
+			address, err = netip.ParseAddr(value)
+		case "sport", "dport", "id":
+			port, err = strconv.ParseUint(value, 10, 16)
 		}
-		return netip.AddrPortFrom(netip.MustParseAddr(address), uint16(number))
+		if err != nil {
+			return connection{}, err
+		}
+		switch name {
+		case "src":
+			at++
+			tuples[at].Source = netip.AddrPortFrom(address, 0)
+		case "dst":
+			tuples[at].Destination = netip.AddrPortFrom(address, 0)
+		case "id":
+			tuples[at].Source = netip.AddrPortFrom(tuples[at].Source.Addr(), uint16(port))
+			tuples[at].Destination = netip.AddrPortFrom(tuples[at].Destination.Addr(), uint16(port))
+		case "sport":
+			tuples[at].Source = netip.AddrPortFrom(tuples[at].Source.Addr(), uint16(port))
+		case "dport":
+			tuples[at].Destination = netip.AddrPortFrom(tuples[at].Destination.Addr(), uint16(port))
+		}
 	}
-	if id := match[5]; id != "" {
-		return Tuple{end(match[1], id), end(match[2], id)}
-	}
-	return Tuple{end(match[1], match[3]), end(match[2], match[4])}
+	return c, nil
 }
 
 // translatedOf keeps what is translated.
@@ -244,8 +259,8 @@ func (o *opened) want(tb testing.TB, want map[connection]int) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	time.Sleep(100 * time.Millisecond)
-	if diff := cmp.Diff(want, o.read(tb)); diff != "" {
-		tb.Errorf("told %d connections, want %d (-want +got):\n%.3000s", sum(o.count), sum(want), diff)
+	if got := o.read(tb); !maps.Equal(want, got) {
+		tb.Errorf("told %d connections, want %d (-want +got):\n%.3000s", sum(got), sum(want), cmp.Diff(want, got))
 	}
 }
 

@@ -24,6 +24,7 @@ type natProgram struct {
 	reader    *ringbuf.Reader
 	sample    ringbuf.Record
 	endpoints map[natNatEndpoint]bool // in the kernel's map
+	local     *localAnswers
 }
 
 // natKernel is what is loaded of the object.
@@ -44,9 +45,9 @@ type natRecord struct {
 }
 
 // openNATProgram loads the programs and attaches the one that is for packets. hostNetns is the inode number of the host's
-// namespace. Needs 5.10, BTF, CAP_BPF and CAP_PERFMON.
+// namespace, which is the calling thread's. Needs 5.10, BTF, CAP_BPF and CAP_PERFMON.
 func openNATProgram(config NATConfig, hostNetns uint32) (*natProgram, error) {
-	p := &natProgram{endpoints: make(map[natNatEndpoint]bool)}
+	p := &natProgram{endpoints: make(map[natNatEndpoint]bool), local: newLocalAnswers()}
 	if err := p.open(config, hostNetns); err != nil {
 		return nil, errors.Join(explain(err), p.Close())
 	}
@@ -91,20 +92,14 @@ func requireConntrackTypes() error {
 		return fmt.Errorf("load kernel BTF: %w", err)
 	}
 	var entry *btf.Struct
-	if kernel.TypeByName("nf_conn", &entry) == nil {
-		return nil
-	}
-	module, err := btf.LoadKernelModuleSpec("nf_conntrack")
-	if err == nil {
-		err = module.TypeByName("nf_conn", &entry)
-	}
-	if err != nil {
+	if err := kernel.TypeByName("nf_conn", &entry); err != nil {
 		return fmt.Errorf("find conntrack's entries in the kernel's BTF: %w", err)
 	}
 	return nil
 }
 
-// read visits all that is in the ring now, oldest first, and does not wait for more.
+// read visits all that is in the ring now, oldest first, and does not wait for more; then the connections of the host's own
+// processes that were answered meanwhile.
 func (p *natProgram) read(visit func(natRecord)) error {
 	ahead, err := clockAhead()
 	if err != nil {
@@ -114,7 +109,7 @@ func (p *natProgram) read(visit func(natRecord)) error {
 	for {
 		err := p.reader.ReadInto(&p.sample)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
+			return p.local.ask(time.Now(), visit)
 		}
 		if err != nil {
 			return fmt.Errorf("read ring of connections: %w", err)
@@ -123,7 +118,9 @@ func (p *natProgram) read(visit func(natRecord)) error {
 		if _, err := binary.Decode(p.sample.RawSample, binary.NativeEndian, &record); err != nil {
 			return fmt.Errorf("read ring of connections: %w", err)
 		}
-		visit(record.natRecord(ahead))
+		told := record.natRecord(ahead)
+		p.local.see(&told)
+		visit(told)
 	}
 }
 
@@ -221,7 +218,8 @@ func newNATEndpoint(e NATEndpoint) natNatEndpoint {
 func (p *natProgram) filterFD() int { return p.objects.FilterEvents.FD() }
 
 // losses says what was not told since the start: records that found the ring full (ring_full), packets that the kernel kept
-// from the program (recursion), and connections that there was no room to remember (not_remembered).
+// from the program (recursion), connections that there was no room to remember (not_remembered), and those of the host's own
+// processes that were too many to wait for their answer (not_awaited).
 func (p *natProgram) losses() ([]Loss, error) {
 	counters, err := readPerCPU(p.objects.Counters)
 	if err != nil {
@@ -235,6 +233,7 @@ func (p *natProgram) losses() ([]Loss, error) {
 		{Place: "ring_full", Count: counters[natNatCounterNAT_RING_FULL]},
 		{Place: "recursion", Count: missed},
 		{Place: "not_remembered", Count: counters[natNatCounterNAT_NOT_REMEMBERED]},
+		{Place: "not_awaited", Count: p.local.refused},
 	}, nil
 }
 
@@ -257,6 +256,7 @@ func (p *natProgram) Close() error {
 	if p.reader != nil {
 		errs = append(errs, p.reader.Close())
 	}
+	errs = append(errs, p.local.close())
 	o := &p.objects
 	errs = append(errs, closeAll(o.NetDevQueue, o.FilterEvents, o.Connections, o.Endpoints, o.Records, o.Counters))
 	return errors.Join(errs...)

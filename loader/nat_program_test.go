@@ -3,7 +3,10 @@
 package loader
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -26,11 +29,18 @@ type told struct {
 	answered []NATEvent
 }
 
-// mustOpenNATProgram takes the namespace of that inode number for the host's.
-func mustOpenNATProgram(tb testing.TB, host uint32, config NATConfig) *natProgram {
+// mustOpenNATProgram takes a namespace for the host's.
+func mustOpenNATProgram(tb testing.TB, host namespace, config NATConfig) *natProgram {
 	tb.Helper()
 	liftMemoryLimit(tb)
-	program, err := openNATProgram(config, host)
+	inode := host.inode(tb)
+	var program *natProgram
+	var err error
+	host.do(tb, func() {
+		if program, err = openNATProgram(config, inode); err == nil {
+			err = program.local.open()
+		}
+	})
 	if err != nil {
 		fatalLoad(tb, err)
 	}
@@ -41,7 +51,7 @@ func mustOpenNATProgram(tb testing.TB, host uint32, config NATConfig) *natProgra
 // openNATProgramIn takes n for the host's namespace, and keeps what is told of n alone.
 func openNATProgramIn(tb testing.TB, n namespace, config NATConfig) *told {
 	tb.Helper()
-	return &told{program: mustOpenNATProgram(tb, n.inode(tb), config), netns: n.netns(tb)}
+	return &told{program: mustOpenNATProgram(tb, n, config), netns: n.netns(tb)}
 }
 
 func (r *told) read(tb testing.TB) {
@@ -109,7 +119,7 @@ func TestOpenNATProgram(t *testing.T) {
 	if err != nil || len(costs) != 2 || costs[0].Program != "nat_net_dev_queue" || costs[1].Program != "nat_filter_events" {
 		t.Errorf("costs %+v, %v", costs, err)
 	}
-	for _, place := range []string{"ring_full", "recursion", "not_remembered"} {
+	for _, place := range []string{"ring_full", "recursion", "not_remembered", "not_awaited"} {
 		lossesAt(t, program.losses, place)
 	}
 	if _, err := openNATProgram(NATConfig{RingSize: 5000}, 1); err == nil || !strings.Contains(err.Error(), "ring") {
@@ -145,8 +155,12 @@ func TestNATProgramTellsTranslated(t *testing.T) {
 				[]string{"tcp", "udp", "icmp", "sctp"}, count, "port", Tracked{DestinationNAT: true, Masqueraded: Off}},
 			{"dnat of the port", "-A PREROUTING -i outside -p tcp -j DNAT --to-destination " + literal(container, 80), "world",
 				netip.AddrPortFrom(router, 8080), []string{"tcp"}, count, "port", Tracked{DestinationNAT: true, Masqueraded: Off}},
-			{"dnat of the host's own", "-A OUTPUT -p udp -j DNAT --to-destination " + literal(container, 80), "router",
+			{"dnat of the host's own udp", "-A OUTPUT -p udp -j DNAT --to-destination " + literal(container, 80), "router",
 				netip.AddrPortFrom(router, 8080), []string{"udp"}, count, "port", Tracked{DestinationNAT: true, Masqueraded: Off, Local: true}},
+			{"dnat of the host's own tcp", "-A OUTPUT -p tcp -j DNAT --to-destination " + literal(container, 80), "router",
+				netip.AddrPortFrom(router, 8080), []string{"tcp"}, count, "port", Tracked{DestinationNAT: true, Masqueraded: Off, Local: true}},
+			{"dnat of the host's own, refused", "-A OUTPUT -j DNAT --to-destination " + container.String(), "router",
+				netip.AddrPortFrom(router, 9), []string{"tcp", "udp"}, 0, "port", Tracked{DestinationNAT: true, Masqueraded: Off, Local: true}},
 		} {
 			t.Run(family+"/"+tc.name, func(t *testing.T) {
 				lab := newNATLab(t)
@@ -215,6 +229,71 @@ func TestNATProgramTellsRedirected(t *testing.T) {
 	r.await(t, 0, 2*count)
 	if diff := cmp.Diff(translatedOf(lab.conntrack(t)), connectionsOf(r.answered)); diff != "" {
 		t.Errorf("answered (-want +got):\n%.2000s", diff)
+	}
+}
+
+// Chunks of SCTP with which a server answers the first one, INIT.
+const (
+	sctpInitAck = 2
+	sctpAbort   = 6
+)
+
+// answerSCTP has the namespace answer those who want to speak SCTP, as this kernel may not.
+func answerSCTP(tb testing.TB, n namespace, chunk byte) {
+	tb.Helper()
+	n.do(tb, func() {
+		conn, err := net.ListenIP("ip4:132", nil)
+		if err != nil {
+			tb.Error(err)
+			return
+		}
+		tb.Cleanup(func() { conn.Close() })
+		go func() {
+			question := make([]byte, 2048)
+			for {
+				size, from, err := conn.ReadFromIP(question)
+				if err != nil {
+					return // it is closed
+				}
+				if size < 20 {
+					continue
+				}
+				answer := slices.Concat(question[2:4], question[0:2], question[16:20], make([]byte, 4)) // ports, tag, checksum
+				if chunk == sctpInitAck {
+					answer = append(answer, chunk, 0, 0, 20, 0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1)
+				} else {
+					answer = append(answer, chunk, 0, 0, 4)
+				}
+				binary.LittleEndian.PutUint32(answer[8:], crc32.Checksum(answer, crc32.MakeTable(crc32.Castagnoli)))
+				_, _ = conn.WriteToIP(answer, from)
+			}
+		}()
+	})
+}
+
+func TestNATProgramTellsAnswersOfSCTP(t *testing.T) {
+	const count = 10
+	for _, tc := range []struct {
+		name     string
+		chunk    byte
+		answered int
+	}{
+		{"accepted", sctpInitAck, count},
+		{"refused", sctpAbort, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			lab := newNATLab(t)
+			lab.translate(t, router4, "-A PREROUTING -i outside -j DNAT --to-destination 172.30.0.2")
+			answerSCTP(t, lab.container, tc.chunk)
+			r := openNATProgramIn(t, lab.router, NATConfig{})
+			lab.world.do(t, func() { openSCTP(t, netip.AddrPortFrom(router4, 3868), count) })
+			eventually(t, "all are answered somehow", func() bool {
+				var list string
+				lab.router.do(t, func() { list = run(t, "conntrack", "-L", "-p", "sctp") })
+				return strings.Count(list, "src=") == 2*count && !strings.Contains(list, "UNREPLIED")
+			})
+			r.await(t, count, tc.answered)
+		})
 	}
 }
 
@@ -327,10 +406,10 @@ func TestNATProgramTellsAgain(t *testing.T) {
 		lab.translate(t, router4, "-A PREROUTING -i outside -j DNAT --to-destination 172.30.0.2")
 		lab.container.do(t, func() { rules(t, router4, "-A", "INPUT", "-p", "udp", "--dport", "4321", "-j", "DROP") })
 		r := openNATProgramIn(t, lab.router, NATConfig{})
-		for i := range 2 {
+		for i := range times {
 			datagram(t, lab, netip.AddrPortFrom(router4, port))
 			r.await(t, i+1, 0)
-			eventually(t, "it expires", func() bool { return len(lab.conntrack(t)) == 0 })
+			time.Sleep(1200 * time.Millisecond) // nobody looks: the next packet clears the old entry away, and makes its own
 		}
 	})
 	t.Run("udp answered", func(t *testing.T) {

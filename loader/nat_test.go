@@ -497,6 +497,47 @@ func TestNATBeforeTracking(t *testing.T) {
 	eventually(t, "it is told", func() bool { return sum(o.read(t)) == 1 })
 }
 
+// What nobody reads stays in the kernel's buffers, which are bounded, once enough has been taken out of them.
+func TestNATKeepsBoundedNews(t *testing.T) {
+	lab := newNATLab(t)
+	lab.translate(t, router4, "-A POSTROUTING -o outside -j MASQUERADE")
+	lab.world.do(t, func() { mustListenUDP(t, "192.0.2.2:9") })
+	nat := mustOpenNAT(t, lab.router, NATConfig{})
+	nat.union.news.Answered = make([]NATEvent, newsLimit)
+	lab.container.do(t, func() { openUDP(t, netip.AddrPortFrom(world4, 9), 10) })
+	news, err := nat.Read()
+	if len(news.Opened) != 0 || len(news.Answered) != newsLimit || err != nil {
+		t.Errorf("read %d opened, %d answered, %v", len(news.Opened), len(news.Answered), err)
+	}
+	newOpened(t, nat, lab).want(t, translatedOf(lab.conntrack(t)))
+}
+
+// What cannot be had once the kernel tracks connections is said, once, and the rest runs.
+func TestNATWithoutProgramBeforeTracking(t *testing.T) {
+	loadModules(t)
+	enterFreshNetns(t)
+	enterFreshMounts(t)
+	hide(t, "/proc/sys/net/netfilter")
+	nat, err := OpenNAT(NATConfig{RingSize: refuseProgram})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, nat)
+	if err := unix.Unmount("/proc/sys/net/netfilter", 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is said", func() bool {
+		_, err = nat.Read()
+		return err != nil
+	})
+	if !strings.HasPrefix(err.Error(), "load nat object: ") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := nat.Read(); err != nil || nat.events == nil {
+		t.Errorf("then error %v, events %t", err, nat.events != nil)
+	}
+}
+
 // Run ends with its context, leaves nothing running, and Read goes on.
 func TestNATRunEnds(t *testing.T) {
 	lab := newNATLab(t)

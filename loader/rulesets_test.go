@@ -4,6 +4,8 @@ package loader
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -101,10 +103,40 @@ func TestRulesetChangeOfIptables(t *testing.T) {
 		return len(got) > 0
 	})
 	for _, c := range got {
+		if c.Parent != "" && c.Parent != name(t, os.Getpid()) { // it may have ended too soon to be asked
+			t.Errorf("%s was started by %q", c.Process, c.Parent)
+		}
 		if c.Process != "iptables-nft" && c.Process != "iptables" || c.PID != cmd.Process.Pid || c.NetnsID != -1 {
 			t.Errorf("%+v, want it of iptables, process %d", c, cmd.Process.Pid)
 		}
-		t.Logf("%+v", c)
+	}
+}
+
+// name is what the kernel calls a process.
+func name(tb testing.TB, pid int) string {
+	tb.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// A process that has another's number is not taken for it.
+func TestParentOf(t *testing.T) {
+	child := startContainer(t)
+	for _, tc := range []struct {
+		name string
+		pid  int
+		want string
+	}{
+		{"sleep", child.Process.Pid, name(t, os.Getpid())},
+		{"iptables", child.Process.Pid, ""},
+		{"sleep", 0, ""},
+	} {
+		if got := parentOf(tc.pid, tc.name); got != tc.want {
+			t.Errorf("parent of %s, process %d, is %q, want %q", tc.name, tc.pid, got, tc.want)
+		}
 	}
 }
 

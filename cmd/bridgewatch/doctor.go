@@ -215,6 +215,10 @@ func signalLack(name string) string {
 		return "containers that live for a moment"
 	case "egress":
 		return "addresses that leave the host untranslated"
+	case "nat":
+		return "translations, and clients whose address is lost"
+	case "ruleset":
+		return "when firewall rules change"
 	}
 	return name
 }

@@ -29,7 +29,9 @@ func (a *agent) judge(ctx context.Context) {
 	defer a.judging.Unlock()
 	a.readAddresses()
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
-	view.Host = loader.ReadHost(a.hostQuery(&view.Inventory))
+	query := a.hostQuery(&view.Inventory)
+	query.Owners = &a.owners
+	view.Host = loader.ReadHost(query)
 	var problems unread
 	for _, err := range view.Host.Errors {
 		problems = append(problems, err.Error())
@@ -120,7 +122,6 @@ func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) 
 		}
 	}
 	query.SandboxFolder = a.sandboxes
-	query.Owners = &a.owners
 	return query
 }
 

@@ -20,9 +20,10 @@ import (
 // watchPeriod is how often --watch asks.
 const watchPeriod = 2 * time.Second
 
+// natCommand has no environment twins for the container and the port: legacy links set BRIDGEWATCH_PORT, to something else.
 type natCommand struct {
-	Container string  `placeholder:"NAME" help:"Only this container or service, by its name in metrics, or a container by 12 digits of its ID at least."`
-	Port      *uint16 `placeholder:"N" help:"Only connections to this published port of the host."`
+	Container string  `env:"-" placeholder:"NAME" help:"Only this container or service, by its name in metrics, or a container by 12 digits of its ID at least."`
+	Port      *uint16 `env:"-" placeholder:"N" help:"Only connections to this published port of the host."`
 	Lost      bool    `help:"Only connections to published ports whose container does not see the client's address."`
 	Lookups   bool    `help:"Also lookups of containers at Docker's resolver."`
 	Egress    bool    `help:"Which addresses the connections of containers to the outside appear under, and how many of their ports are in use."`

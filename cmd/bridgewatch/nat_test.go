@@ -117,10 +117,10 @@ func egressOf(address string) api.NAT {
 			},
 			Pressure: []api.PortPressure{
 				{
-					Address: shared, Destination: port("198.51.100.20:443"), Protocol: "tcp", Used: 27950, Limit: 28232,
+					Address: shared, Destination: port("198.51.100.20:443"), Protocol: "tcp", Used: 63900, Limit: 64512,
 					Example: enrich.Identity{Container: "shop-worker-1"},
 				},
-				{Address: shared, Destination: port("198.51.100.53:53"), Protocol: "udp", Used: 14, Limit: 28232},
+				{Address: shared, Destination: port("198.51.100.53:53"), Protocol: "udp", Used: 14, Limit: 64512},
 			},
 		},
 	}

@@ -62,6 +62,11 @@ func (a *agent) status() exporters.Own {
 	for _, loss := range a.links.Losses() {
 		own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "flow", Place: loss.Place, Count: loss.Count})
 	}
+	if a.rulesets != nil {
+		for _, loss := range a.rulesets.Losses() {
+			own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "ruleset", Place: loss.Place, Count: loss.Count})
+		}
+	}
 	for _, loss := range a.recent.Overflow() {
 		own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "findings", Place: loss.Place, Count: loss.Count})
 	}

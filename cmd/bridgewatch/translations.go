@@ -52,9 +52,8 @@ func (a *agent) openTranslations(config *runCommand) {
 	if a.nat != nil && a.nat.Incomplete != nil {
 		a.log.Warn("not all translations are seen", "error", a.nat.Incomplete)
 	}
-	if a.rulesets, err = loader.OpenRulesets(); err != nil {
-		a.log.Warn("changes of firewall rules are not seen", "error", err)
-	}
+	a.rulesets, err = loader.OpenRulesets()
+	a.signal("ruleset", err)
 }
 
 // noteExisting makes known what the namespaces of these processes track already.
@@ -136,14 +135,14 @@ func (a *agent) track(problems *unread) {
 	if err != nil {
 		*problems = append(*problems, err.Error())
 	} else {
-		a.translations.tracking.Store(&tracking)
+		a.tracking.Store(&tracking)
 	}
 	a.tracked = begun.Add(max(trackPeriod, trackShare*time.Since(begun)))
 }
 
 // lastTracking is what track found last.
 func (a *agent) lastTracking() enrich.Tracking {
-	if t := a.translations.tracking.Load(); t != nil {
+	if t := a.tracking.Load(); t != nil {
 		return *t
 	}
 	return enrich.Tracking{}
@@ -180,7 +179,7 @@ func (a *agent) answerNAT(question api.NATQuestion) api.NAT {
 	}
 	if !question.Egress {
 		answer.Rows = question.Choose(a.table)
-	} else if tracking := a.translations.tracking.Load(); tracking != nil {
+	} else if tracking := a.tracking.Load(); tracking != nil {
 		answer.Egress = question.ChooseEgress(tracking)
 	}
 	return answer

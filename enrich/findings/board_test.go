@@ -229,6 +229,12 @@ func TestBoardIgnoresForService(t *testing.T) {
 	s.view.container(taskID).Labels = map[string]string{LabelIgnore: "masq-src"}
 	s.play(5)
 	s.requireLog(t, "5 raised mesh-snat ")
+	service := enrich.LiveService{Identity: meshUse(5).Subject.Identity}
+	service.Labels = map[string]string{LabelIgnore: "mesh-snat"}
+	s.view.Inventory.Services = []enrich.LiveService{service} // a manager knows it, whether or not a task runs here
+	s.view.Inventory.Containers = nil
+	s.play(100)
+	s.requireLog(t, "5 raised mesh-snat ", "100 cleared mesh-snat ")
 	ignore, err := ParseIgnore("mesh-snat@stack/api")
 	if err != nil || !ignore.Matches("mesh-snat", meshUse(5).Subject) {
 		t.Errorf("%+v does not match the service: %v", ignore, err)

@@ -5,7 +5,9 @@ package findings
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 
+	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
@@ -18,7 +20,7 @@ func conflictRules() []rule {
 				Title:   "A port of the host that a container publishes, or was to publish, belongs to somebody else.",
 				Remedy:  "Stop whoever has the port, or publish another one, or on another address of the host. If nobody has it, the engine itself has kept it: restart Docker.",
 				Confirm: "ss -Htulnp 'sport = :{port}'",
-				Basis:   "the published ports of running containers and the processes that listen on them, which ought to be the engine's",
+				Basis:   "the published ports of running containers and the processes that listen on them, which ought to be the engine's; and containers that the engine could not start for want of a port which somebody has now",
 			},
 			after: settle,
 			find:  conflicting,
@@ -29,7 +31,10 @@ func conflictRules() []rule {
 // portHolders are the names of processes that keep published ports for an engine: Docker's, and Podman's.
 var portHolders = []string{"docker-proxy", "dockerd", "conmon"}
 
-func conflicting(v *View) []hit {
+func conflicting(v *View) []hit { return append(v.displaced(), v.unstarted()...) }
+
+// displaced finds running containers whose published ports somebody else has.
+func (v *View) displaced() []hit {
 	strangers := v.strangers()
 	told := make(map[Subject]bool) // a port may be published on several addresses
 	var hits []hit
@@ -47,7 +52,46 @@ func conflicting(v *View) []hit {
 }
 
 // holding says who listens on a port.
-func holding(l loader.Listener) Fact { return text("held by", l.Process+" on "+l.Address.String()) }
+func holding(l loader.Listener) Fact {
+	return text("held by", orElse(l.Process, "a process that is not known")+" on "+l.Address.String())
+}
+
+// unstarted finds containers that did not start since another had the port, and still has. The engine remembers why until
+// they are started again; where the port is free by now, there is no conflict any more.
+func (v *View) unstarted() []hit {
+	listeners := v.listeners()
+	var hits []hit
+	for i := range v.Inventory.Unstarted {
+		c := &v.Inventory.Unstarted[i]
+		holder, taken := v.holderOf(c.Port, listeners[c.Port])
+		if c.Port == 0 || !taken {
+			continue
+		}
+		port := strconv.Itoa(int(c.Port))
+		hits = append(hits, hit{
+			subject:  Subject{Identity: c.Identity, Scope: enrich.ScopeHost, Object: port},
+			evidence: []Fact{text("did not start", c.Name), text("the engine says", c.Error), holder},
+			fill:     map[string]string{"container": c.Name, "port": port},
+		})
+	}
+	return hits
+}
+
+// holderOf says who has a port of the host: a container, whoever listens for it, or else a process.
+func (v *View) holderOf(port uint16, listeners []loader.Listener) (Fact, bool) {
+	for i := range v.Inventory.Containers {
+		c := &v.Inventory.Containers[i]
+		for _, p := range c.Published {
+			if p.Host.Port() == port {
+				return text("held by", "container "+c.Name+" on "+p.Host.String()), true
+			}
+		}
+	}
+	if len(listeners) == 0 {
+		return Fact{}, false
+	}
+	return holding(listeners[0]), true
+}
 
 // strangers are those who listen on the published ports of containers in the engine's place. With a socket of the engine's
 // there, or one that nobody knows the owner of, there is none.

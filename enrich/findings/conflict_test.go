@@ -12,6 +12,21 @@ func conflictCases() []ruleCase {
 	by := func(process, at string) loader.Listener {
 		return loader.Listener{Address: addrPort(at), Process: process}
 	}
+	unstarted := func(port uint16, listeners ...loader.Listener) func(*View) {
+		return func(v *View) {
+			v.Host.Listeners = append(v.Host.Listeners, listeners...)
+			v.Inventory.Unstarted = []enrich.UnstartedContainer{{
+				Identity: enrich.Identity{Stack: "shop", Service: "old", Container: "shop-old-1"}, ID: "dead", Name: "shop-old-1",
+				Error: "Bind for 0.0.0.0:8080 failed: port is already allocated", Port: port,
+			}}
+		}
+	}
+	failed := func(port, holder string) []raised {
+		return one("port-conflict", Subject{
+			Identity: enrich.Identity{Stack: "shop", Service: "old", Container: "shop-old-1"}, Scope: enrich.ScopeHost, Object: port,
+		}, "ss -Htulnp 'sport = :"+port+"'", text("did not start", "shop-old-1"),
+			text("the engine says", "Bind for 0.0.0.0:8080 failed: port is already allocated"), text("held by", holder))
+	}
 	const owner = "ss -Htulnp 'sport = :8080'"
 	web := webOn("", enrich.ScopeHost, "8080/tcp")
 	return []ruleCase{
@@ -43,5 +58,10 @@ func conflictCases() []ruleCase {
 			containerOf(v, webID).Published[0].Protocol, containerOf(v, webID).Published[1].Protocol = "udp", "udp"
 			listen(by("nginx", "0.0.0.0:8080"))(v)
 		}, nil},
+		{"another container has the port of one that did not start", unstarted(8080), failed("8080", "container shop-web-1 on 0.0.0.0:8080")},
+		{"a process has the port of one that did not start", unstarted(81, by("nginx", "0.0.0.0:81")), failed("81", "nginx on 0.0.0.0:81")},
+		{"somebody has the port of one that did not start", unstarted(22), failed("22", "a process that is not known on 0.0.0.0:22")},
+		{"nobody has the port of one that did not start", unstarted(81), nil},
+		{"nobody knows the port of one that did not start", unstarted(0), nil},
 	}
 }

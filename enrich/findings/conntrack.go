@@ -53,7 +53,7 @@ func conntrackRules() []rule {
 				Title:   "Segments for a published port count as invalid and are not translated: the host answers with a reset.",
 				Remedy:  "Drop them before the host sees them: a rule in INPUT for packets with ctstate INVALID. Or let connection tracking accept segments outside the window: net.netfilter.nf_conntrack_tcp_be_liberal=1.",
 				Confirm: "conntrack -S | grep -o ' invalid=[0-9]*'",
-				Basis:   "TCP segments for a published port that reached the host's own stack and found no socket there, while connection tracking's count of invalid packets rose, beside the connections to the container",
+				Basis:   "TCP segments for a published port that reached the host's own stack and belonged to no connection there, while connection tracking's count of invalid packets rose, beside the connections to the container",
 			},
 			find: resetting,
 		},
@@ -200,9 +200,9 @@ func addressesOf(c *enrich.LiveContainer) string {
 	return orElse(list(names), "none")
 }
 
-// lateShare is how many connections there must be to one reset before that is noise: on every busy server, segments come
-// late for connections that are over.
-const lateShare = 20
+// lateShare is how many connections there must be to one reset before that is noise: to a busy server some segments come late
+// for connections that are over.
+const lateShare = 100
 
 // resetting finds containers whose clients are sent resets, more of them than are late.
 func resetting(v *View) []hit {

@@ -80,13 +80,13 @@ func conntrackCases() []ruleCase {
 		},
 		{
 			"resets", lose("ct-invalid-rst", 10, func(v *View) {
-				served(200)(v)
+				served(1000)(v)
 				v.Conntrack.Invalid = 30
 			}),
 			one("ct-invalid-rst", webOn("front", enrich.ScopeHost, ""), invalid,
 				append(lossFacts(10), number("packets invalid on the host", 30, "in the last minute"))...),
 		},
-		{"late segments to a busy server", lose("ct-invalid-rst", 10, served(201)), nil},
+		{"late segments to a busy server", lose("ct-invalid-rst", 10, served(1001)), nil},
 		{
 			"leftovers leave", func(v *View) { leak(v, "front", 109, 100) },
 			one("unnatted-rst-leak", webOn("front", enrich.ScopeHost, ""),

@@ -12,8 +12,8 @@ import (
 )
 
 // LabelIgnore is the label on containers and networks with the IDs that their operator accepts there, separated by commas. On
-// a network it is for findings of nobody but the network. A Swarm service's own labels are not read, those of its
-// containers are: for findings of the service as a whole, too, where one of them runs.
+// a network it is for findings of nobody but the network. A Swarm service's own labels count where they are known, which is
+// on a manager; elsewhere those of its containers that run there do, for findings of the service as a whole, too.
 const LabelIgnore = "bridgewatch.ignore"
 
 // Ignore is a state that an operator accepts: a finding, everywhere or for one service.
@@ -88,6 +88,10 @@ func ignoreLabels(view *View) map[enrich.Identity][]string {
 		if service.Service != "" && service != c.Identity {
 			labels[service] = append(labels[service], accepted...)
 		}
+	}
+	for i := range view.Inventory.Services { // which may have no container here
+		s := &view.Inventory.Services[i]
+		labels[s.Identity] = append(labels[s.Identity], acceptedBy(s.Labels)...)
 	}
 	for i := range view.Inventory.Networks {
 		n := &view.Inventory.Networks[i]

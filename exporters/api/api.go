@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/exporters"
 )
@@ -65,7 +66,11 @@ func Handler(answers Answers) http.Handler {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 				return
 			}
-			write(w, answers.NAT(question))
+			said := answers.NAT(question)
+			if said.Rows == nil {
+				said.Rows = []enrich.NATRow{} // in JSON none are a list, too
+			}
+			write(w, said)
 		})
 	}
 	return mux

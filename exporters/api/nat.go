@@ -67,14 +67,10 @@ func (q *NATQuestion) Choose(table *enrich.NATTable) []enrich.NATRow {
 	if !q.Lookups {
 		rows = slices.DeleteFunc(rows, func(r enrich.NATRow) bool { return r.Kind == enrich.EmbeddedDNS })
 	}
-	return q.limited(rows)
-}
-
-func (q *NATQuestion) limited(rows []enrich.NATRow) []enrich.NATRow {
 	if q.Limit > 0 && len(rows) > q.Limit {
 		rows = rows[:q.Limit]
 	}
-	return append([]enrich.NATRow{}, rows...) // in JSON none are [], and the rest of the table is not kept
+	return rows
 }
 
 // ChooseEgress returns what the question wants of what is tracked: the containers, and the addresses that these appear under.

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enrich
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+)
+
+// ingressEndpoint is where the routing mesh's namespace is among the containers of the networks that it is on.
+const ingressEndpoint = "ingress-sbox"
+
+// Service is what a Swarm manager says of a service. Others do not know.
+type Service struct {
+	Name   string // with its stack's
+	Labels map[string]string
+	Mesh   []MeshPort
+}
+
+// MeshPort is a port of every node of the Swarm that the routing mesh publishes for a service.
+type MeshPort struct {
+	Port     uint16
+	Protocol string // tcp, udp, sctp
+}
+
+// identity is the stack and service that its containers have too.
+func (s *Service) identity() Identity {
+	labels := map[string]string{labelStack: s.Labels[labelStack], labelSwarmService: s.Name}
+	return identify("", labels, "", ContainerNone)
+}
+
+// listSwarm takes in what Swarm makes of this node, if it is in one. What cannot be asked for stays as it is known.
+func (d *Docker) listSwarm(ctx context.Context) {
+	if d.state.Node().Role == "" {
+		d.state.SetServices(nil)
+		d.state.SetIngressSandbox(netip.Addr{})
+		return
+	}
+	d.findIngressSandbox(ctx)
+	d.listServices(ctx)
+}
+
+func (d *Docker) findIngressSandbox(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.NetworkInspect(ctx, gatewayBridge, client.NetworkInspectOptions{})
+	if err == nil || errdefs.IsNotFound(err) {
+		d.state.SetIngressSandbox(result.Network.Containers[ingressEndpoint].IPv4Address.Addr())
+	}
+}
+
+// listServices asks for all services. Only a manager answers.
+func (d *Docker) listServices(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.ServiceList(ctx, client.ServiceListOptions{})
+	if err == nil || errdefs.IsUnavailable(err) { // the latter: this is a worker
+		d.state.SetServices(newServices(result.Items))
+	}
+}
+
+func newServices(listed []swarm.Service) []Service {
+	services := make([]Service, 0, len(listed))
+	for _, s := range listed {
+		service := Service{Name: s.Spec.Name, Labels: s.Spec.Labels}
+		for _, p := range s.Endpoint.Ports {
+			// Engines do not always say which mode, if it is the usual one.
+			if mode := p.PublishMode; p.PublishedPort != 0 && p.PublishedPort < 1<<16 && mode != swarm.PortConfigPublishModeHost {
+				protocol := first(string(p.Protocol), string(network.TCP))
+				service.Mesh = append(service.Mesh, MeshPort{uint16(p.PublishedPort), protocol})
+			}
+		}
+		services = append(services, service)
+	}
+	slices.SortFunc(services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
+	return services
+}
+
+// SetIngressSandbox says which address on docker_gwbridge the routing mesh has on this node; the zero one: none is known.
+func (s *State) SetIngressSandbox(address netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ingressSandbox = address.Unmap()
+}
+
+// SetServices says which services the Swarm has; none: there is no Swarm, or this node cannot know.
+func (s *State) SetServices(services []Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.services = services
+	s.ingressPorts = make(map[ingressPort]Identity)
+	for i := range services {
+		for _, p := range services[i].Mesh {
+			s.ingressPorts[ingressPort(p)] = services[i].identity()
+		}
+	}
+}
+
+// ownLabels begin what an operator tells this program by labels.
+const ownLabels = "bridgewatch."
+
+// labelsOf are a container's labels, with those for this program that its Swarm service has as a whole.
+func (s *State) labelsOf(m *member) map[string]string {
+	i := slices.IndexFunc(s.services, func(service Service) bool {
+		return service.Name == m.Labels[labelSwarmService]
+	})
+	if i < 0 {
+		return m.Labels
+	}
+	labels := make(map[string]string)
+	for label, value := range s.services[i].Labels {
+		if strings.HasPrefix(label, ownLabels) {
+			labels[label] = value
+		}
+	}
+	if len(labels) == 0 {
+		return m.Labels
+	}
+	maps.Copy(labels, m.Labels)
+	return labels
+}
