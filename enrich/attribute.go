@@ -64,6 +64,11 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	if cause.unless != nil && cause.unless(scene) {
 		final = false
 	}
+	if found.member == nil && cause.victim != nil {
+		if m := cause.victim(scene); m != nil {
+			found = victim{member: m, network: m.network([6]byte{})}
+		}
+	}
 	if found.member == nil {
 		return drop, final
 	}

@@ -211,7 +211,12 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 	m.store.Replace(containerInfo, infos)
 	m.store.Replace(containerStart, starts)
 	m.store.Replace(networkInfo, networks)
-	m.setRequirements(inventory.Containers)
+	for i := range inventory.Services {
+		s := &inventory.Services[i]
+		owners = append(owners, Owner{Stack: s.Identity.Stack, Service: s.Identity.Service})
+		m.planMesh(s)
+	}
+	m.setRequirements(&inventory)
 	if node := inventory.Node; node.Name != "" {
 		m.store.Replace(nodeInfo, []Sample{{Value: 1, Values: []string{node.Name, node.ID, node.SwarmID, node.Role, node.Address}}})
 	}

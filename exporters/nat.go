@@ -176,6 +176,15 @@ func (m *Metrics) planPublished(c *enrich.LiveContainer) {
 	}
 }
 
+// planMesh does the same for the ports that the routing mesh publishes for a service, whose containers never see the client.
+func (m *Metrics) planMesh(s *enrich.LiveService) {
+	for _, p := range s.Mesh {
+		k := attemptKey{s.Identity, enrich.ScopeIngress, p.Port, p.Protocol}
+		m.store.Plan(publishedAttempts, m.attemptValues(k)...)
+		m.store.Plan(publishedConnections, m.connectionValues(connectionKey{k, enrich.ClientRemote, false, enrich.IngressMesh})...)
+	}
+}
+
 // The label by which a container asks to see its clients' addresses, its value, and what the metric calls that.
 const (
 	requirementLabel = "bridgewatch.source-address"
@@ -184,18 +193,23 @@ const (
 )
 
 // setRequirements shows what is asked for by label: by a service as a whole, or by a container that belongs to none.
-func (m *Metrics) setRequirements(containers []enrich.LiveContainer) {
+func (m *Metrics) setRequirements(inventory *enrich.Inventory) {
 	var samples []Sample
-	for i := range containers {
-		c := &containers[i]
-		if c.Labels[requirementLabel] != required {
-			continue
+	ask := func(labels map[string]string, who enrich.Identity) {
+		if labels[requirementLabel] != required {
+			return
 		}
-		asks := enrich.Identity{Stack: c.Identity.Stack, Service: c.Identity.Service}
+		asks := enrich.Identity{Stack: who.Stack, Service: who.Service}
 		if asks.Service == "" {
-			asks.Container = c.Identity.Container
+			asks.Container = who.Container
 		}
 		samples = append(samples, Sample{Value: 1, Values: identityValues(asks, "", sourceAddresses)})
+	}
+	for i := range inventory.Services { // a manager's, of which this node may have no container
+		ask(inventory.Services[i].Labels, inventory.Services[i].Identity)
+	}
+	for i := range inventory.Containers {
+		ask(inventory.Containers[i].Labels, inventory.Containers[i].Identity)
 	}
 	m.store.Replace(serviceRequirement, samples)
 }

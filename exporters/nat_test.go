@@ -97,6 +97,24 @@ func TestPublishedPortsAreBornAtZero(t *testing.T) {
 	}
 }
 
+// A port of the routing mesh exists at 0 as soon as a manager has told of its service, and stays while there is one.
+func TestMeshPortsAreBornAtZero(t *testing.T) {
+	s, m := newTestMetrics()
+	inventory := enrich.Inventory{Services: []enrich.LiveService{{
+		Service: enrich.Service{Name: "shop_web", Mesh: []enrich.MeshPort{{Port: 8080, Protocol: "tcp"}},
+			Labels: map[string]string{requirementLabel: required}},
+		Identity: enrich.Identity{Stack: "shop", Service: "web"},
+	}}}
+	for range 20 {
+		m.SetInventory(inventory)
+		s.wait(time.Minute)
+	}
+	m.SetInventory(inventory)
+	s.wantShown(t, publishedAttempts, map[string]float64{"shop,web,,,ingress,8080,tcp": 0})
+	s.wantShown(t, publishedConnections, map[string]float64{"shop,web,,,ingress,8080,tcp,remote,lost,ingress_mesh": 0})
+	s.wantShown(t, serviceRequirement, map[string]float64{"shop,web,,,,source-address": 1})
+}
+
 func TestPublishedConnections(t *testing.T) {
 	s, m := newTestMetrics()
 	mesh := connectionTo("", 8080, enrich.ClientRemote, enrich.IngressMesh)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How events are received. One takes about 300 bytes, and 1 KiB of the socket's buffer.
+// How events are received. One has about 250 bytes, and takes 1,280 of the socket's buffer.
 const (
 	eventBatch         = 64      // by one system call
 	eventSize          = 2 << 10 // at most
@@ -120,7 +120,8 @@ func (e *conntrackEvents) receive() (int, error) {
 		h.Control = &b.control[i][0]
 		h.SetControllen(len(b.control[i]))
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(e.socket), uintptr(unsafe.Pointer(&b.headers)), eventBatch, unix.MSG_DONTWAIT, 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(e.socket),
+		uintptr(unsafe.Pointer(&b.headers)), eventBatch, unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

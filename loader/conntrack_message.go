@@ -11,7 +11,7 @@ import (
 
 // From include/uapi/linux/netfilter/nfnetlink_conntrack.h: messages, and their attributes.
 const (
-	conntrackNew = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0 // IPCTNL_MSG_CT_NEW
+	conntrackNew = unix.NFNL_SUBSYS_CTNETLINK << 8   // IPCTNL_MSG_CT_NEW, 0
 	conntrackGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 
 	ctaTupleOriginal = 1

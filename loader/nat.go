@@ -52,7 +52,7 @@ type NATEndpoint struct {
 // NATConfig says how much is kept between two reads.
 type NATConfig struct {
 	RingSize     uint32 // bytes of the program's ring, a power of two; 0: 4 MiB
-	SocketBuffer int    // bytes for conntrack's events; 0: 8 MiB
+	SocketBuffer int    // bytes for conntrack's events, of which the kernel takes twice as many; 0: 8 MiB
 	Connections  uint32 // that the program remembers, so as to count each once; 0: 65,536
 }
 

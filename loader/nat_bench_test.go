@@ -92,6 +92,37 @@ func BenchmarkNAT(b *testing.B) {
 	}
 }
 
+// BenchmarkNATFilter is the cost of one of conntrack's events, with what it takes to run any program (some 10 ns).
+func BenchmarkNATFilter(b *testing.B) {
+	const runs = 100_000
+	original := Tuple{netip.AddrPortFrom(world4, 40_000), netip.AddrPortFrom(router4, 80)}
+	for _, bc := range []struct {
+		name   string
+		status uint32
+	}{{"translated", statusDestNAT}, {"dull", 0}} {
+		b.Run(bc.name, func(b *testing.B) {
+			program := mustOpenNATProgram(b, newNamespace(b), NATConfig{})
+			message := ctMessage(
+				ctTuple(ctaTupleOriginal, unix.IPPROTO_TCP, original),
+				ctTuple(ctaTupleReply, unix.IPPROTO_TCP, Tuple{original.Destination, original.Source}),
+				ctAttribute(12, number32(1)), ctAttribute(ctaStatus, number32(bc.status)))
+			frame := append(make([]byte, 14), message...)
+			var times []float64
+			for b.Loop() {
+				withoutSignals(b, func() {
+					start := time.Now()
+					if _, err := program.objects.FilterEvents.Run(&ebpf.RunOptions{Data: frame, Repeat: runs}); err != nil {
+						b.Error(err)
+					}
+					times = append(times, float64(time.Since(start).Nanoseconds())/runs)
+				})
+			}
+			b.ReportMetric(0, "ns/op") // not shown
+			b.ReportMetric(median(times), "ns/run")
+		})
+	}
+}
+
 // benchmarkPort is where the benchmarks send to.
 const benchmarkPort = 7777
 

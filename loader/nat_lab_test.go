@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strconv"
@@ -57,7 +58,30 @@ func newNATLab(t testing.TB) *natLab {
 	lab.world.do(t, func() {
 		addIPv6(t, "inside", "2001:db8::2/64")
 	})
+	lab.awaitWay(t, world4)
+	lab.awaitWay(t, world6)
 	return lab
+}
+
+// awaitWay has the container send until something arrives in the world: links and addresses are not usable at once. Without
+// rules nothing of it is tracked.
+func (l *natLab) awaitWay(tb testing.TB, to netip.Addr) {
+	tb.Helper()
+	var arrivals *net.UDPConn
+	l.world.do(tb, func() { arrivals = mustListenUDP(tb, netip.AddrPortFrom(to, 9).String()) })
+	defer arrivals.Close()
+	var socket int
+	l.container.do(tb, func() { socket = openSocket(tb, netip.AddrPortFrom(to, 9), unix.SOCK_DGRAM, 0) })
+	eventually(tb, "the way from container to world is open", func() bool {
+		if err := unix.Send(socket, []byte("x"), 0); err != nil {
+			return false // what a packet before it met
+		}
+		if err := arrivals.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			tb.Fatal(err)
+		}
+		_, err := arrivals.Read(make([]byte, 1))
+		return err == nil
+	})
 }
 
 // translate adds a rule to the router's table nat.
@@ -157,6 +181,16 @@ func translatedOf(connections map[connection]int) map[connection]int {
 	found := maps.Clone(connections)
 	maps.DeleteFunc(found, func(c connection, _ int) bool {
 		return c.Original.Source == c.Reply.Destination && c.Original.Destination == c.Reply.Source
+	})
+	return found
+}
+
+// awaitTranslated returns what the tool says of the router's translated connections, once there are as many as that.
+func (l *natLab) awaitTranslated(tb testing.TB, count int) (found map[connection]int) {
+	tb.Helper()
+	eventually(tb, fmt.Sprintf("conntrack knows of %d connections", count), func() bool {
+		found = translatedOf(l.conntrack(tb))
+		return len(found) == count
 	})
 	return found
 }

@@ -42,6 +42,7 @@ func (a *agent) judge(ctx context.Context) {
 	if engine := a.engine.Load(); engine != nil && engine.Err == nil { // else nobody would say if a process number is another's now
 		view.Containers = a.readNamespaces(&view.Inventory, &problems)
 	}
+	a.noteConntrack(&view)
 	a.track(&problems)
 	a.noteUnread(problems)
 	rulesets := a.readRulesets()
@@ -63,6 +64,19 @@ func (a *agent) judge(ctx context.Context) {
 	a.metrics.SetFindings(a.board.Standing(), a.board.Raised())
 	a.collecting.Unlock()
 	a.tell(changes)
+}
+
+// noteConntrack hands on what connection tracking has counted, unless the host's could not be read: the next time would look
+// as if all of it had happened since.
+func (a *agent) noteConntrack(view *findings.View) {
+	if view.Host.ConntrackStats == (loader.ConntrackStats{}) {
+		return
+	}
+	containers := make(map[string]loader.ConntrackStats, len(view.Containers))
+	for id, n := range view.Containers {
+		containers[id] = n.Conntrack
+	}
+	a.state.SetConntrackStats(view.Host.ConntrackStats, containers)
 }
 
 // tell says what has begun and ended to whoever reads the log, and to whom it is sent.
