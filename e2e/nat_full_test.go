@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
@@ -81,13 +80,13 @@ func TestPortPressure(t *testing.T) {
 	if n := len(host.Published(t, "udp", to)); n != 2*half {
 		t.Fatalf("conntrack has %d of %d connections", n, 2*half)
 	}
-	lab.Eventually(t, settles, "the finding", func() bool { return stands(found, "snat-exhaustion") })
+	lab.Eventually(t, trackPeriod+appears, "the finding", func() bool { return stands(found, "snat-exhaustion") })
 	requirePressure(t, agent, to, 2*half, clients)
 	for _, c := range clients {
 		c.Remove(t)
 	}
 	host.Run(t, "conntrack", "--delete", "--proto", "udp", "--orig-dst", to.Addr().String())
-	lab.Eventually(t, clears+30*time.Second, "the finding to clear", func() bool { return !stands(found, "snat-exhaustion") })
+	lab.Eventually(t, clears+trackPeriod, "the finding to clear", func() bool { return !stands(found, "snat-exhaustion") })
 }
 
 // requirePressure holds what the agent says of egress against what the containers opened.

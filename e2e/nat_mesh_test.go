@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +39,8 @@ func TestMesh(t *testing.T) {
 	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
 		kind = enrich.DNAT
 		s.emulateMesh(task)
+	} else {
+		s.awaitMesh()
 	}
 	t.Logf("the mesh translates by %s", kind)
 	for _, s.protocol = range []string{"tcp", "udp"} {
@@ -64,6 +67,17 @@ func (s natStage) createService(name string) *lab.Container {
 		return id != ""
 	})
 	return s.engine.Inspect(s, id)
+}
+
+// awaitMesh waits until Swarm leads the published port to the task, which takes it some seconds longer than the task's start.
+func (s natStage) awaitMesh() {
+	s.Helper()
+	sandbox := s.engine.Sandbox(s, "ingress_sbox")
+	lab.Eventually(s, 2*time.Minute, "the mesh", func() bool {
+		rules := s.host.Run(s, "iptables-save", "-t", "nat")
+		return strings.Count(rules, "--to-destination "+netip.AddrPortFrom(ingressOnBridge, s.published).String()) == 2 &&
+			strings.Count(sandbox.Run(s, "cat", "/proc/net/ip_vs"), "-> 0A0000") > 0
+	})
 }
 
 // emulateMesh makes the rules that Swarm makes if there is IPVS, and those that stand for it.

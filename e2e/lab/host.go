@@ -45,7 +45,8 @@ var (
 // Main runs a package's tests on new lab hosts, each on one of its own and several at a time, and returns the exit code. It
 // needs root.
 //
-// It builds the agent and the traffic program first, where the network can still be reached.
+// It builds the agent and the traffic program first, where the network can still be reached, unless BRIDGEWATCH_LAB_PROGRAMS
+// names a folder that has them: there is no compiler in a virtual machine.
 func Main(m *testing.M) int {
 	switch dir := os.Getenv(dirVariable); dir {
 	case "": // the one that was started
@@ -86,11 +87,12 @@ func runOnNewHosts() (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := build(dir, "traffic", "./e2e/traffic"); err != nil {
-		return 0, err
-	}
-	if err := build(dir, "bridgewatch", "./cmd/bridgewatch"); err != nil {
-		return 0, err
+	programs := os.Getenv(programsVariable)
+	if programs == "" {
+		programs = dir
+		if err := buildPrograms(programs); err != nil {
+			return 0, err
+		}
 	}
 	patterns, err := testPatterns()
 	if err != nil {
@@ -110,7 +112,7 @@ func runOnNewHosts() (code int, err error) {
 	for i, pattern := range patterns {
 		group.Go(func() error {
 			own := filepath.Join(dir, strconv.Itoa(i)) // short: see tempDir
-			out, exit, err := runOnNewHost(ctx, dir, own, pattern)
+			out, exit, err := runOnNewHost(ctx, programs, own, pattern)
 			mu.Lock()
 			defer mu.Unlock()
 			_, _ = os.Stdout.Write(out)
@@ -122,8 +124,12 @@ func runOnNewHosts() (code int, err error) {
 	return code, err
 }
 
-// testPatterns are the -test.run patterns of the tests that were asked for, one for each.
+// testPatterns are the -test.run patterns of the tests that were asked for, one for each. Benchmarks are run beside nothing
+// else: all on one host, where no test runs.
 func testPatterns() ([]string, error) {
+	if flag.Lookup("test.bench").Value.String() != "" {
+		return []string{"^$"}, nil
+	}
 	top, sub, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
 	list := exec.Command("/proc/self/exe", "-test.list", cmp.Or(top, "."))
 	list.Env = append(os.Environ(), dirVariable+"="+listing)
@@ -191,6 +197,11 @@ func endChildren() error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// buildPrograms writes what the lab runs to a folder.
+func buildPrograms(dir string) error {
+	return errors.Join(build(dir, "traffic", "./e2e/traffic"), build(dir, "bridgewatch", "./cmd/bridgewatch"))
 }
 
 // build writes the static program of a package of this module to dir.

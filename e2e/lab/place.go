@@ -56,6 +56,8 @@ type Report struct {
 	Sent   int            // datagrams given to the kernel, or connections established
 	Bytes  int64          // payload bytes of a stream
 	Errors map[string]int // failed system calls by symbol
+	// Seconds is how long it took to send that.
+	Seconds float64
 
 	// Exchanged are the connections that a mirror answered on.
 	Exchanged []Exchange

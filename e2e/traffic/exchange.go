@@ -20,6 +20,7 @@ type exchange struct {
 	From     netip.Addr     `help:"Source address, if not the route's."`
 	Count    int            `default:"1" help:"How many connections. All stay open until the last was answered."`
 	Pace     time.Duration  `help:"Time between opening one connection and the next."`
+	Reset    bool           `help:"Reset the connections instead of closing them, so that their ports are free at once. TCP."`
 	Repeat   int            `help:"How often to ask again on each connection."`
 	Interval time.Duration  `default:"1s" help:"Time between one round of questions and the next."`
 }
@@ -44,6 +45,7 @@ func (c exchange) Run() error {
 	var open []net.Conn
 	var attempts sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
+	begun := time.Now()
 	for range c.Count {
 		time.Sleep(c.Pace)
 		slots <- struct{}{}
@@ -64,6 +66,7 @@ func (c exchange) Run() error {
 		})
 	}
 	attempts.Wait()
+	r.Seconds = time.Since(begun).Seconds()
 	for range c.Repeat {
 		time.Sleep(c.Interval)
 		for _, conn := range open {
@@ -71,6 +74,11 @@ func (c exchange) Run() error {
 		}
 	}
 	for _, conn := range open {
+		if stream, is := conn.(*net.TCPConn); is && c.Reset {
+			if err := stream.SetLinger(0); err != nil {
+				return fmt.Errorf("reset connection: %w", err)
+			}
+		}
 		conn.Close()
 	}
 	return r.print()

@@ -21,6 +21,8 @@ type report struct {
 	Sent int `json:"sent"`
 	// Bytes counts payload bytes of a stream.
 	Bytes int64 `json:"bytes,omitempty"`
+	// Seconds is how long the sending took, where that is measured.
+	Seconds float64 `json:"seconds,omitempty"`
 	// Errors counts failed system calls by the name of the error.
 	Errors map[string]int `json:"errors,omitempty"`
 	// Exchanged are the connections that a mirror answered on.

@@ -109,7 +109,8 @@ func (c tcpSend) Run() error {
 	defer conn.Close()
 	var r report
 	block := make([]byte, 256<<10)
-	for end := time.Now().Add(c.For); time.Now().Before(end); {
+	begun := time.Now()
+	for end := begun.Add(c.For); time.Now().Before(end); {
 		n, err := conn.Write(block)
 		r.Bytes += int64(n)
 		if err != nil {
@@ -124,6 +125,7 @@ func (c tcpSend) Run() error {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		return fmt.Errorf("await close: %w", err)
 	}
+	r.Seconds = time.Since(begun).Seconds()
 	r.Sent = 1
 	return r.print()
 }

@@ -24,6 +24,7 @@ type udpSend struct {
 	Whole       bool           `help:"Forbid fragments, whatever the path's MTU is known to be."`
 	Linger      time.Duration  `help:"Pause before the report, when all datagrams have left."`
 	Stay        bool           `help:"Stay alive after the report."`
+	Greet       bool           `help:"First send one byte, and wait until it is answered."`
 }
 
 // Run sends until the kernel has taken Count datagrams.
@@ -39,7 +40,13 @@ func (c udpSend) Run() error {
 	if err != nil {
 		return err
 	}
+	if c.Greet {
+		if err := greet(fd); err != nil {
+			return err
+		}
+	}
 	r := report{Errors: map[string]int{}}
+	begun := time.Now()
 	for tries := 0; r.Sent < c.Count && tries < 4*c.Count; tries++ {
 		_, err := unix.Write(fd, datagram)
 		if err != nil {
@@ -53,6 +60,7 @@ func (c udpSend) Run() error {
 		}
 		time.Sleep(c.Interval)
 	}
+	r.Seconds = time.Since(begun).Seconds()
 	if c.Linger > 0 {
 		if err := awaitEmpty(fd); err != nil {
 			return err
@@ -69,6 +77,23 @@ func (c udpSend) Run() error {
 		return sleepCommand{For: time.Hour}.Run()
 	}
 	return nil
+}
+
+// greet makes the flow one that is answered, for connection tracking.
+func greet(fd int) error {
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
+		return fmt.Errorf("set time to wait: %w", err)
+	}
+	var err error
+	for range 10 {
+		if _, err = unix.Write(fd, []byte{0}); err != nil {
+			return fmt.Errorf("greet: %w", err)
+		}
+		if _, err = unix.Read(fd, []byte{0}); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("await answer: %w", err)
 }
 
 // awaitEmpty waits until nothing that the socket sent is left in this namespace, such as for want of the neighbour's
@@ -133,6 +158,7 @@ type udpListen struct {
 	Port          uint16 `arg:"" help:"Port on all addresses."`
 	NeverRead     bool   `help:"Leave datagrams in the queue."`
 	ReceiveBuffer int    `help:"Size of the receive queue in bytes."`
+	Answer        bool   `help:"Answer datagrams of one byte."`
 }
 
 func (c udpListen) Run() error {
@@ -152,8 +178,12 @@ func (c udpListen) Run() error {
 	}
 	buffer := make([]byte, 65536)
 	for {
-		if _, err := unix.Read(fd, buffer); err != nil && !errors.Is(err, unix.EINTR) {
+		n, from, err := unix.Recvfrom(fd, buffer, 0)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("read", err)
+		}
+		if c.Answer && n == 1 {
+			_ = unix.Sendto(fd, buffer[:n], 0, from) // the sender asks again
 		}
 	}
 }
