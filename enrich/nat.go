@@ -59,6 +59,13 @@ func Mechanisms() []Mechanism {
 	return []Mechanism{NoMechanism, IngressMesh, UserlandProxy, InboundMasquerade, IPv6ToIPv4Proxy, Hairpin}
 }
 
+// LabelSourceAddress is the label on containers and Swarm services that want addresses kept, if it says
+// [SourceAddressRequired]: their clients' from the published port to them, and their own on its way out.
+const (
+	LabelSourceAddress    = ownLabels + "source-address"
+	SourceAddressRequired = "required"
+)
+
 // Translation is a translated connection with its owner: the container whose source or whose destination is translated.
 type Translation struct {
 	loader.NATEvent

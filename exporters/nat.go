@@ -185,18 +185,14 @@ func (m *Metrics) planMesh(s *enrich.LiveService) {
 	}
 }
 
-// The label by which a container asks to see its clients' addresses, its value, and what the metric calls that.
-const (
-	requirementLabel = "bridgewatch.source-address"
-	required         = "required"
-	sourceAddresses  = "source-address"
-)
+// sourceAddresses is what the metric calls that a service asks to see its clients' addresses.
+const sourceAddresses = "source-address"
 
 // setRequirements shows what is asked for by label: by a service as a whole, or by a container that belongs to none.
 func (m *Metrics) setRequirements(inventory *enrich.Inventory) {
 	var samples []Sample
 	ask := func(labels map[string]string, who enrich.Identity) {
-		if labels[requirementLabel] != required {
+		if labels[enrich.LabelSourceAddress] != enrich.SourceAddressRequired {
 			return
 		}
 		asks := enrich.Identity{Stack: who.Stack, Service: who.Service}
@@ -251,13 +247,13 @@ func (m *Metrics) addHostConntrack(host *loader.HostState) {
 		m.store.Plan(conntrackFailures, append(slices.Clip(values), e.event)...)
 	}
 	stats := host.ConntrackStats
-	if stats == (loader.ConntrackStats{}) { // nothing has gone wrong since boot, or it could not be read
+	if stats == nil {
 		return
 	}
 	if m.host != nil {
-		m.addConntrackFailures(&stats, m.host, values)
+		m.addConntrackFailures(stats, m.host, values)
 	}
-	m.host = &stats
+	m.host = stats
 }
 
 // addConntrackFailures counts what was not there the last time. That mostly is nothing: then there is no series for it.

@@ -102,7 +102,7 @@ func TestMeshPortsAreBornAtZero(t *testing.T) {
 	s, m := newTestMetrics()
 	inventory := enrich.Inventory{Services: []enrich.LiveService{{
 		Service: enrich.Service{Name: "shop_web", Mesh: []enrich.MeshPort{{Port: 8080, Protocol: "tcp"}},
-			Labels: map[string]string{requirementLabel: required}},
+			Labels: map[string]string{enrich.LabelSourceAddress: enrich.SourceAddressRequired}},
 		Identity: enrich.Identity{Stack: "shop", Service: "web"},
 	}}}
 	for range 20 {
@@ -340,7 +340,7 @@ func TestConntrackFailures(t *testing.T) {
 	s.wantShown(t, conntrackFailures, map[string]float64{}) // it tracks nothing, or does not say
 	read := func(hostFailed uint64, containers map[string]loader.ConntrackStats) {
 		host.Conntrack.Limit = 100
-		host.ConntrackStats = loader.ConntrackStats{Entries: 4, InsertFailed: hostFailed, Invalid: 1000}
+		host.ConntrackStats = &loader.ConntrackStats{Entries: 4, InsertFailed: hostFailed, Invalid: 1000}
 		states := make(map[string]loader.NetnsState)
 		for id, stats := range containers {
 			states[id] = loader.NetnsState{Conntrack: stats}
@@ -363,11 +363,24 @@ func TestConntrackFailures(t *testing.T) {
 	want[",,alpha,,container,drop"] = 7
 	s.wantShown(t, conntrackFailures, want)
 
-	host.ConntrackStats = loader.ConntrackStats{} // could not be read this time
+	host.ConntrackStats = nil // could not be read this time
 	m.SetState(&host, nil)
 	read(511, nil)
 	want[",,,,host,insert_failed"] = 11
 	s.wantShown(t, conntrackFailures, want)
+}
+
+// TestConntrackFromNothing has a host on which nothing was ever tracked, until everything goes wrong at once.
+func TestConntrackFromNothing(t *testing.T) {
+	s, m := newTestMetrics()
+	host := loader.HostState{Conntrack: loader.Table{Limit: 100}, ConntrackStats: &loader.ConntrackStats{}}
+	m.SetState(&host, nil)
+	host.ConntrackStats = &loader.ConntrackStats{Entries: 100, Drop: 7}
+	m.SetState(&host, nil)
+	s.wait(zeroFor)
+	s.wantShown(t, conntrackFailures, map[string]float64{
+		",,,,host,insert_failed": 0, ",,,,host,drop": 7, ",,,,host,early_drop": 0, ",,,,host,invalid": 0,
+	})
 }
 
 func TestTracking(t *testing.T) {

@@ -38,11 +38,14 @@ const sizeofNfgenmsg = 4
 
 // readConntrackStats reads what connection tracking has counted in this namespace. A kernel that tracks nothing has nothing
 // to say.
-func (s *HostState) readConntrackStats() (err error) {
+func (s *HostState) readConntrackStats() error {
 	if s.Conntrack.Limit == 0 {
 		return nil
 	}
-	s.ConntrackStats, err = hostConntrackStats("/proc/thread-self/net/stat/nf_conntrack", s.Conntrack.Entries)
+	stats, err := hostConntrackStats("/proc/thread-self/net/stat/nf_conntrack", s.Conntrack.Entries)
+	if err == nil {
+		s.ConntrackStats = &stats
+	}
 	return err
 }
 

@@ -48,7 +48,7 @@ func wantConntrackStats(tb testing.TB, want ConntrackStats) {
 	if diff := cmp.Diff(want, conntrackTool(tb)); diff != "" {
 		tb.Errorf("conntrack tool (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(want, mustReadHost(tb, HostQuery{}).ConntrackStats); diff != "" {
+	if diff := cmp.Diff(&want, mustReadHost(tb, HostQuery{}).ConntrackStats); diff != "" {
 		tb.Errorf("host (-want +got):\n%s", diff)
 	}
 	asked, err := hostConntrackStats("/nonexistent", want.Entries) // as on a kernel without procfs's file

@@ -32,7 +32,7 @@ type HostState struct {
 	BridgeNetfilter4 Switch // net.bridge.bridge-nf-call-iptables: do bridged frames pass the rules for IPv4
 	BridgeNetfilter6 Switch // net.bridge.bridge-nf-call-ip6tables
 	Conntrack        Table  // entries of this namespace and net.netfilter.nf_conntrack_max
-	ConntrackStats   ConntrackStats
+	ConntrackStats   *ConntrackStats // nil: nothing is tracked, or it could not be read
 	Neighbours4      Table   // of all namespaces: arp_tbl's entries and net.ipv4.neigh.default.gc_thresh3
 	Neighbours6      Table   // likewise
 	Links            []Link  // all, with MTU and master

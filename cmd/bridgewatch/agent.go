@@ -143,6 +143,7 @@ func (a *agent) processes() ([]loader.Process, loader.Netns) {
 
 // run works until ctx ends.
 func (a *agent) run(ctx context.Context) error {
+	a.noteCounters()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return loader.Watch(ctx, a.links, a.flows, loader.Observer{

@@ -66,17 +66,26 @@ func (a *agent) judge(ctx context.Context) {
 	a.tell(changes)
 }
 
+// noteCounters reads what the kernel's own counters are at the beginning, so that what they count from then on is known.
+func (a *agent) noteCounters() {
+	view := findings.View{Host: loader.ReadHost(loader.HostQuery{})}
+	a.noteConntrack(&view)
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
+	a.metrics.SetState(&view.Host, nil)
+}
+
 // noteConntrack hands on what connection tracking has counted, unless the host's could not be read: the next time would look
 // as if all of it had happened since.
 func (a *agent) noteConntrack(view *findings.View) {
-	if view.Host.ConntrackStats == (loader.ConntrackStats{}) {
+	if view.Host.ConntrackStats == nil {
 		return
 	}
 	containers := make(map[string]loader.ConntrackStats, len(view.Containers))
 	for id, n := range view.Containers {
 		containers[id] = n.Conntrack
 	}
-	a.state.SetConntrackStats(view.Host.ConntrackStats, containers)
+	a.state.SetConntrackStats(*view.Host.ConntrackStats, containers)
 }
 
 // tell says what has begun and ended to whoever reads the log, and to whom it is sent.

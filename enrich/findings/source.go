@@ -340,13 +340,6 @@ func clientsOf(p enrich.PublishedPort, connections []loader.Connection, ipv6 boo
 	return clients
 }
 
-// labelSourceAddress is the label of containers that want addresses kept: their clients' from the published port to them,
-// and their own on its way out.
-const (
-	labelSourceAddress = "bridgewatch.source-address"
-	required           = "required"
-)
-
 // sharedAddress finds containers that are to be told apart by their address and cannot be.
 func sharedAddress(v *View) []hit {
 	running := v.running()
@@ -354,7 +347,7 @@ func sharedAddress(v *View) []hit {
 	for i := range v.Tracking.Identities {
 		e := &v.Tracking.Identities[i]
 		c := running[e.ContainerID]
-		if c == nil || c.Labels[labelSourceAddress] != required || e.Sharing < 2 || e.Connections == 0 {
+		if c == nil || c.Labels[enrich.LabelSourceAddress] != enrich.SourceAddressRequired || e.Sharing < 2 || e.Connections == 0 {
 			continue
 		}
 		subject := of(c, "", enrich.ScopeHost)

@@ -35,7 +35,7 @@ func meshUse(connections uint64) Use {
 }
 
 func require(v *View, id, address string, connections, sharing int) {
-	containerOf(v, id).Labels = map[string]string{labelSourceAddress: required}
+	containerOf(v, id).Labels = map[string]string{enrich.LabelSourceAddress: enrich.SourceAddressRequired}
 	v.Tracking.Identities = []enrich.EgressIdentity{
 		{ContainerID: id, Address: addr(address), Connections: connections, Sharing: sharing},
 	}
@@ -195,7 +195,7 @@ func sourceCases() []ruleCase {
 		{"to be recognised, and alone", func(v *View) { require(v, webID, "192.168.1.5", 3, 1) }, nil},
 		{"shares, and need not be recognised", func(v *View) {
 			require(v, webID, "192.168.1.5", 3, 2)
-			containerOf(v, webID).Labels[labelSourceAddress] = "no"
+			containerOf(v, webID).Labels[enrich.LabelSourceAddress] = "no"
 		}, nil},
 		{"to be recognised, and has ended", func(v *View) {
 			require(v, webID, "192.168.1.5", 3, 2)

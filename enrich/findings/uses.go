@@ -150,13 +150,13 @@ type conntrackEntry struct {
 // tracked is how much the host's counters have grown. What they had before they were first seen is not recent.
 func (r *Recent) tracked(view *View) (rise ConntrackRise) {
 	e, now := &r.conntrack, view.Host.ConntrackStats
-	if now != (loader.ConntrackStats{}) { // else they could not be read, or nothing is tracked
+	if now != nil {
 		if e.known {
 			e.failed.add(view.Now, risen(e.before.InsertFailed, now.InsertFailed))
 			e.dropped.add(view.Now, risen(e.before.Drop, now.Drop))
 			e.invalid.add(view.Now, risen(e.before.Invalid, now.Invalid))
 		}
-		e.known, e.before = true, now
+		e.known, e.before = true, *now
 	}
 	rise.InsertFailed, _ = e.failed.sum(view.Now)
 	rise.Drop, _ = e.dropped.sum(view.Now)

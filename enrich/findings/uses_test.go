@@ -95,20 +95,20 @@ func TestRecentUsesAreJoined(t *testing.T) {
 
 func TestRecentConntrack(t *testing.T) {
 	r := NewRecent()
-	require := func(seconds int, failed, dropped, invalid uint64, want ConntrackRise) {
+	require := func(seconds int, stats *loader.ConntrackStats, want ConntrackRise) {
 		t.Helper()
 		view := healthy()
 		view.Now = at(seconds)
-		view.Host.ConntrackStats = loader.ConntrackStats{InsertFailed: failed, Drop: dropped, Invalid: invalid}
+		view.Host.ConntrackStats = stats
 		if r.Fill(&view); view.Conntrack != want {
 			t.Errorf("at %d s: %+v, want %+v", seconds, view.Conntrack, want)
 		}
 	}
-	require(0, 100, 10, 1000, ConntrackRise{}) // since boot
-	require(5, 103, 10, 1050, ConntrackRise{InsertFailed: 3, Invalid: 50})
-	require(10, 0, 0, 0, ConntrackRise{InsertFailed: 3, Invalid: 50}) // could not be read
-	require(15, 103, 12, 1051, ConntrackRise{InsertFailed: 3, Drop: 2, Invalid: 51})
-	require(80, 103, 12, 1051, ConntrackRise{})
+	require(0, &loader.ConntrackStats{InsertFailed: 100, Drop: 10, Invalid: 1000}, ConntrackRise{}) // since boot
+	require(5, &loader.ConntrackStats{InsertFailed: 103, Drop: 10, Invalid: 1050}, ConntrackRise{InsertFailed: 3, Invalid: 50})
+	require(10, nil, ConntrackRise{InsertFailed: 3, Invalid: 50}) // could not be read
+	require(15, &loader.ConntrackStats{InsertFailed: 103, Drop: 12, Invalid: 1051}, ConntrackRise{InsertFailed: 3, Drop: 2, Invalid: 51})
+	require(80, &loader.ConntrackStats{InsertFailed: 103, Drop: 12, Invalid: 1051}, ConntrackRise{})
 	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 7}}, at(80))
 	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 9}}, at(85))
 	if diff := cmp.Diff(map[string]Rise{webID: {InsertFailed: 2}}, filled(r, 85).Rises); diff != "" {

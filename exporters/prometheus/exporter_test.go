@@ -88,7 +88,7 @@ func example() *exporters.Store {
 	metrics.AddRulesetChanges([]loader.RulesetChange{{NetnsID: -1}})
 	id := strings.Repeat("ab", 32)
 	metrics.SetState(
-		&loader.HostState{Conntrack: loader.Table{Entries: 12, Limit: 65536}, ConntrackStats: loader.ConntrackStats{Entries: 12, Invalid: 9}},
+		&loader.HostState{Conntrack: loader.Table{Entries: 12, Limit: 65536}, ConntrackStats: &loader.ConntrackStats{Entries: 12, Invalid: 9}},
 		map[string]loader.NetnsState{id: {ListenOverflows: 3, Conntrack: loader.ConntrackStats{Entries: 2, InsertFailed: 1}}},
 	)
 	metrics.SetFindings([]findings.Finding{{
