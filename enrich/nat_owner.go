@@ -19,6 +19,7 @@ type natPending struct {
 	ports   publishedIndex
 	joins   joins
 	meshed  map[ingressPort]Identity // services behind ports of the routing mesh, as learned
+	rules   map[ruleKey]bool         // see noteRule
 	told    [4]int                   // how many translations, attempts, connections and answers the last reading had
 }
 
@@ -87,6 +88,7 @@ func (s *State) opened(nat *NAT, p *placed) {
 	}
 	if c, proxied, found := s.published(p); found {
 		nat.Attempts = append(nat.Attempts, c)
+		s.noteRule(&c)
 		joins.opened(nat, proxied)
 	} else if d, found := s.dialed(p); found {
 		joins.dials = append(joins.dials, d)

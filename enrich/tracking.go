@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
@@ -26,16 +24,25 @@ const (
 	maxStale    = 1000
 )
 
-// Track says what the host's table of tracked connections means. list visits its translated entries: loader.ListTracked. If
-// it fails, what was visited until then comes with its error.
-func (s *State) Track(list func(visit func(*loader.Tracked)) error) (Tracking, error) {
+// Track says what the host's table of tracked connections means. translated visits its translated entries, passing those of
+// UDP that are not: [loader.ListTracked] and [loader.ListUntranslatedUDP]. The latter is called only if somebody publishes
+// UDP, and its entries may matter. If either fails, what was visited until then comes with its error.
+func (s *State) Track(translated, passing func(visit func(*loader.Tracked)) error) (Tracking, error) {
 	t := tracker{State: s, identities: make(map[egressKey]*EgressIdentity), pressure: make(map[pressureKey]ports)}
-	err := list(func(entry *loader.Tracked) {
-		s.mu.Lock() // for each alone: the kernel takes its time for many
-		defer s.mu.Unlock()
-		t.visit(entry)
-	})
+	err := translated(t.each(t.visit))
+	if err == nil && t.leadsUDP() {
+		err = passing(t.each(t.findPassedBy))
+	}
 	return t.tracking(), err
+}
+
+// each locks the state for each entry alone: the kernel takes its time for many.
+func (t *tracker) each(take func(*loader.Tracked)) func(*loader.Tracked) {
+	return func(entry *loader.Tracked) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		take(entry)
+	}
 }
 
 // tracker sums up entries.
@@ -75,9 +82,7 @@ func (t *tracker) visit(entry *loader.Tracked) {
 		t.countPort(entry, owner)
 		t.countIdentity(entry, owner)
 	}
-	if len(t.stale) < maxStale {
-		t.findStale(entry)
-	}
+	t.findStale(entry)
 }
 
 // sender finds the container that a connection comes from, nil if it is none that lives.
@@ -129,34 +134,6 @@ func (t *tracker) countPort(entry *loader.Tracked, owner *member) {
 	if more.owner == nil {
 		more.owner, more.source = owner, entry.Original.Source.Addr()
 	}
-}
-
-// findStale looks for UDP that is still sent to where the container of a published port was before. Other protocols end
-// their connections, and begin new ones.
-func (t *tracker) findStale(entry *loader.Tracked) {
-	if entry.Protocol != unix.IPPROTO_UDP || !t.listed || !movesDestination(entry) || !t.isAbandoned(entry.Reply.Source.Addr()) {
-		return
-	}
-	port := t.publishedAt(entry.Original.Destination, entry.Protocol)
-	if port == nil || !port.alive() {
-		return
-	}
-	stale := StaleEntry{
-		Tracked: *entry, Identity: port.Identity, ContainerID: port.ID, Port: entry.Original.Destination.Port(),
-	}
-	stale.Network = t.networkToProxy(port.member)
-	t.stale = append(t.stale, stale)
-}
-
-// isAbandoned tells an address behind one of Docker's bridges that no living container has. On the gateway bridge the engine
-// does not tell who has one, so only those that the dead had are known to be abandoned.
-func (t *tracker) isAbandoned(address netip.Addr) bool {
-	network := t.networkOfAddress(address)
-	if network == "" || t.isOwn(address) {
-		return false
-	}
-	m := t.memberByAddress(address)
-	return m == nil && network != gatewayBridge || m != nil && !m.alive()
 }
 
 func (t *tracker) tracking() Tracking {

@@ -18,14 +18,18 @@ import (
 // tracked says what a table with these entries means.
 func (w *world) tracked(entries ...loader.Tracked) Tracking {
 	w.t.Helper()
-	tracking, err := w.Track(func(visit func(*loader.Tracked)) error {
-		var shared loader.Tracked // what is visited is only valid until visit returns
-		for _, e := range entries {
-			shared = e
-			visit(&shared)
+	list := func(translated bool) func(visit func(*loader.Tracked)) error {
+		return func(visit func(*loader.Tracked)) error {
+			var shared loader.Tracked // what is visited is only valid until visit returns
+			for _, e := range entries {
+				if shared = e; shared.Translated() == translated {
+					visit(&shared)
+				}
+			}
+			return nil
 		}
-		return nil
-	})
+	}
+	tracking, err := w.Track(list(true), list(false))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -196,7 +200,7 @@ func TestTrackPartOfATable(t *testing.T) {
 	tracking, err := w.Track(func(visit func(*loader.Tracked)) error {
 		visit(&entry)
 		return torn
-	})
+	}, nil)
 	if !errors.Is(err, torn) || len(tracking.Identities) != 1 {
 		t.Errorf("got %+v and error %v, want one identity and %v", tracking, err, torn)
 	}
@@ -232,7 +236,7 @@ func BenchmarkTrack(b *testing.B) {
 				visit(&entries[i])
 			}
 			return nil
-		}); err != nil {
+		}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -41,6 +41,18 @@ func ListTracked(visit func(*Tracked)) error {
 	return listMarked(listConntrack, translated)
 }
 
+// ListUntranslatedUDP does what [ListTracked] does for the connections of UDP that are not translated. It takes about 1 µs of
+// processor time for every one that is not, whatever its protocol.
+func ListUntranslatedUDP(visit func(*Tracked)) error {
+	netns := OwnNetns()
+	return listConntrack(statusFilter{mask: statusSourceNAT | statusDestNAT}, func(e *conntrackEntry) {
+		if e.Protocol == unix.IPPROTO_UDP && !e.Translated() {
+			e.Netns = netns
+			visit(&e.Tracked)
+		}
+	})
+}
+
 // listMarked lists the entries with a mark of NAT, and may list others with them. It is enough to list once if the kernel
 // knows of no filters, which shows by what it lists.
 func listMarked(list func(statusFilter, func(*conntrackEntry)) error, visit func(*conntrackEntry)) error {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // listTracked counts what is listed.
@@ -35,6 +36,7 @@ func TestListTracked(t *testing.T) {
 		openTCP(t, netip.AddrPortFrom(router4, 81), 20) // redirected
 		openTCP(t, netip.AddrPortFrom(router4, 80), 30) // not translated
 		openUDP(t, netip.AddrPortFrom(router4, 53), 40) // to nobody
+		openUDP(t, netip.AddrPortFrom(router4, 54), 25) // not translated
 	})
 	lab.container.do(t, func() {
 		openUDP(t, netip.AddrPortFrom(world4, 9), 50)
@@ -45,12 +47,19 @@ func TestListTracked(t *testing.T) {
 	eventually(t, "conntrack knows of all", func() bool {
 		all = lab.conntrack(t)
 		want = translatedOf(all)
-		return len(all) == 270 && len(want) == 170
+		return len(all) == 295 && len(want) == 170
 	})
 
 	lab.router.do(t, func() {
 		if diff := cmp.Diff(want, listTracked(t, ListTracked)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+	lab.router.do(t, func() {
+		untranslated := maps.Clone(all)
+		maps.DeleteFunc(untranslated, func(c connection, _ int) bool { return c.Protocol != unix.IPPROTO_UDP || want[c] > 0 })
+		if diff := cmp.Diff(untranslated, listTracked(t, ListUntranslatedUDP)); diff != "" || len(untranslated) != 25 {
+			t.Errorf("%d of UDP that are not translated (-want +got):\n%s", len(untranslated), diff)
 		}
 	})
 	inside := func(visit func(*Tracked)) error { return ListTrackedInside(lab.router.path(), visit) }

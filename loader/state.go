@@ -27,16 +27,16 @@ type HostQuery struct {
 // HostState is what the kernel says of the host's network namespace at a moment, read from netlink and procfs. What could
 // not be read is the zero value, and Errors says why.
 type HostState struct {
-	Forwarding4      Switch // net.ipv4.ip_forward
-	Forwarding6      Switch // net.ipv6.conf.all.forwarding
-	BridgeNetfilter4 Switch // net.bridge.bridge-nf-call-iptables: do bridged frames pass the rules for IPv4
-	BridgeNetfilter6 Switch // net.bridge.bridge-nf-call-ip6tables
-	Conntrack        Table  // entries of this namespace and net.netfilter.nf_conntrack_max
+	Forwarding4      Switch          // net.ipv4.ip_forward
+	Forwarding6      Switch          // net.ipv6.conf.all.forwarding
+	BridgeNetfilter4 Switch          // net.bridge.bridge-nf-call-iptables: do bridged frames pass the rules for IPv4
+	BridgeNetfilter6 Switch          // net.bridge.bridge-nf-call-ip6tables
+	Conntrack        Table           // entries of this namespace and net.netfilter.nf_conntrack_max
 	ConntrackStats   *ConntrackStats // nil: nothing is tracked, or it could not be read
-	Neighbours4      Table   // of all namespaces: arp_tbl's entries and net.ipv4.neigh.default.gc_thresh3
-	Neighbours6      Table   // likewise
-	Links            []Link  // all, with MTU and master
-	Routes           []Route // main table, both families
+	Neighbours4      Table           // of all namespaces: arp_tbl's entries and net.ipv4.neigh.default.gc_thresh3
+	Neighbours6      Table           // likewise
+	Links            []Link          // all, with MTU and master
+	Routes           []Route         // main table, both families
 	// RouterAdvertised6 are the ifindexes of links on which routers advertise themselves to no effect: advertisements have
 	// come in since the link was made, and the kernel ignores them, since it forwards (forwarding is 1) and accept_ra is 1.
 	// Only links that are up, have IPv6 and are no bridge's port. Docker sets accept_ra to 0 on its bridges.

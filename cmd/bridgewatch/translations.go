@@ -131,7 +131,7 @@ func (a *agent) track(problems *unread) {
 	if begun.Before(a.tracked) {
 		return
 	}
-	tracking, err := a.state.Track(loader.ListTracked)
+	tracking, err := a.state.Track(loader.ListTracked, loader.ListUntranslatedUDP)
 	if err != nil {
 		*problems = append(*problems, err.Error())
 	} else {

@@ -42,7 +42,7 @@ func conntrackRules() []rule {
 				Title:   "UDP for a published port goes where its container is not: connection tracking remembers an older way.",
 				Remedy:  "Delete the stale entries: conntrack -D -p udp --orig-port-dst PORT. Docker from 23.0 on does so when a container starts; if they come back with each restart, publish the port under its own number.",
 				Confirm: "conntrack -L -p udp --orig-port-dst {port}",
-				Basis:   "tracked UDP connections to a published port of the host that lead to an address which no container has, for longer than an entry lives that nobody uses",
+				Basis:   "tracked UDP connections to a published port of the host that lead to an address which no container has, or past the container although rules lead others to it, for longer than an unanswered entry lives that nobody uses",
 			},
 			after: unused,
 			find:  staleEntries,
