@@ -11,7 +11,7 @@ SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
 PACKAGES_LINT     := clang-format-$(LLVM) prometheus prometheus-alertmanager
 PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
-PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ipvsadm ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev
 
 # Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
 export BPF2GO_CC     := clang-$(LLVM)
@@ -75,7 +75,7 @@ test-unit: ## what needs neither root nor Docker
 collector: ## bin/tools/collector, the OpenTelemetry Collector that the tests send to
 	CGO_ENABLED=0 go build -C e2e/collector -trimpath $(BUILDVCS) -o $(CURDIR)/bin/tools/collector .
 
-bench: ## what one run of each hook costs, one look at the host's state, one look for findings, and one scrape
+bench: setup ## what one run of each hook costs, one look at the host's state, one look for findings, and one scrape
 	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/... ./enrich/findings ./exporters/prometheus
 
 setup: ## install the Debian packages that the other targets need
@@ -92,11 +92,11 @@ export KERNEL_CACHE
 
 .PHONY: test-kernels
 test-kernels: ## the loader's tests on Debian's kernels (KERNELS), in virtual machines
-	@.ci/setup $(PACKAGES_VM)
+	@.ci/setup $(sort $(PACKAGES_TEST) $(PACKAGES_VM))
 	e2e/vm/fetch-kernels.sh $(KERNELS)
 	CGO_ENABLED=0 go test -c -o bin/loader.test ./loader
 	@cd loader; failed=; for kernel in $(KERNELS); do \
 		echo "kernel $$kernel:"; \
-		$(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) ../e2e/vm/run.sh $$kernel ../bin/loader.test -test.timeout 8m || failed="$$failed $$kernel"; \
+		$(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=1200 ../e2e/vm/run.sh $$kernel ../bin/loader.test -test.timeout 18m || failed="$$failed $$kernel"; \
 	done; \
 	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }

@@ -450,6 +450,11 @@ static __always_inline int count_drop(struct sk_buff *skb, __u64 location, __u32
 	return 0;
 }
 
+static __always_inline bool is_in(const volatile struct drop_place *place, __u64 location)
+{
+	return location >= place->start && location < place->end;
+}
+
 SEC("tp_btf/kfree_skb")
 int drop_kfree_skb(__u64 *ctx)
 {
@@ -462,7 +467,7 @@ int drop_kfree_skb(__u64 *ctx)
 		reason = ctx[2];
 	if (config.arguments >= 4)
 		rx_sk = (void *)ctx[3];
-	if (location >= config.ignore_start && location < config.ignore_end) {
+	if (is_in(&config.ignored[0], location) || is_in(&config.ignored[1], location)) {
 		count(DROP_IGNORED);
 		return 0;
 	}

@@ -14,9 +14,14 @@ enum drop_flag {
 	DROP_ROUTED = 1 << 5, /* what is received has no route before it has passed netfilter's PREROUTING */
 };
 
+/* Locations in [start, end); 0, 0: none. */
+struct drop_place {
+	__u64 start;
+	__u64 end;
+};
+
 struct drop_config {
-	__u64 ignore_start; /* locations in [start, end) are parts of a packet already counted */
-	__u64 ignore_end;
+	struct drop_place ignored[2]; /* where something is freed that is no packet of its own */
 	__u32 arguments; /* of the tracepoint on this kernel: 2 (skb, location), 3 (reason) or 4 (rx_sk) */
 	__u32 host_netns; /* inode number */
 };
@@ -57,7 +62,7 @@ struct drop_value {
 
 enum drop_counter {
 	DROP_SEEN, /* counted somewhere: detail, ~other or lost */
-	DROP_IGNORED, /* parts of a packet already counted */
+	DROP_IGNORED, /* parts of a packet already counted, and copies of messages */
 	DROP_TABLE_FULL, /* counted without addresses */
 	DROP_LOST, /* not even that had room */
 	DROP_NOT_PARSED,

@@ -138,21 +138,53 @@ static __always_inline void copy_address(__u32 to[4], const __u32 from[4], bool 
 	to[3] = ipv4 ? from[0] : from[3];
 }
 
-static __always_inline void read_tuple(const struct nf_conntrack_tuple *from, __u8 protocol, struct nat_tuple *tuple)
-{
-	bool ipv4 = BPF_CORE_READ(from, src.l3num) == AF_INET;
-	union nf_inet_addr address;
+extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __ksym __weak;
 
-	bpf_core_read(&address, sizeof(address), &from->src.u3);
-	copy_address(tuple->saddr, address.all, ipv4);
-	bpf_core_read(&address, sizeof(address), &from->dst.u3);
-	copy_address(tuple->daddr, address.all, ipv4);
-	tuple->sport = BPF_CORE_READ(from, src.u.all);
+/* An entry that may be read without a call: only where there is bpf_rdonly_cast (6.2). */
+static __always_inline const struct nf_conn *readable(const struct nf_conn *ct)
+{
+	return bpf_rdonly_cast(ct, bpf_core_type_id_kernel(struct nf_conn));
+}
+
+/* What the verifier lets nobody read at once. An IPv4 address is one word. */
+static __always_inline void copy_tuple(const struct nf_conntrack_tuple *from, struct nf_conntrack_tuple *to)
+{
+	to->src.l3num = from->src.l3num;
+	to->src.u.all = from->src.u.all;
+	to->dst.u.all = from->dst.u.all;
+	to->dst.protonum = from->dst.protonum;
+	for (int i = 0; i < 4; i++) {
+		to->src.u3.all[i] = from->src.u3.all[i];
+		to->dst.u3.all[i] = from->dst.u3.all[i];
+		if (to->src.l3num == AF_INET)
+			break;
+	}
+}
+
+static __always_inline void read_tuples(const struct nf_conn *ct, struct nf_conntrack_tuple tuples[2])
+{
+	if (bpf_rdonly_cast) {
+		ct = readable(ct);
+		copy_tuple(&ct->tuplehash[0].tuple, &tuples[0]);
+		copy_tuple(&ct->tuplehash[1].tuple, &tuples[1]);
+		return;
+	}
+	bpf_core_read(&tuples[0], sizeof(tuples[0]), &ct->tuplehash[0].tuple);
+	bpf_core_read(&tuples[1], sizeof(tuples[1]), &ct->tuplehash[1].tuple);
+}
+
+static __always_inline void fill_tuple(struct nat_tuple *tuple, const struct nf_conntrack_tuple *from, __u8 protocol)
+{
+	bool ipv4 = from->src.l3num == AF_INET;
+
+	copy_address(tuple->saddr, from->src.u3.all, ipv4);
+	copy_address(tuple->daddr, from->dst.u3.all, ipv4);
+	tuple->sport = from->src.u.all;
 	/* What ICMP has in place of a destination port is its type and code, which the answer has another of. */
 	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		tuple->dport = tuple->sport;
 	else
-		tuple->dport = BPF_CORE_READ(from, dst.u.all);
+		tuple->dport = from->dst.u.all;
 }
 
 static __always_inline bool is_same_address(const __u32 a[4], const __u32 b[4])
@@ -257,15 +289,25 @@ static __always_inline void tell(struct nat_record *record, const struct nf_conn
 		count(NAT_RING_FULL);
 }
 
+static __always_inline bool is_of_host(const struct nf_conn *ct)
+{
+	if (bpf_rdonly_cast)
+		return readable(ct)->ct_net.net->ns.inum == config.host_netns;
+	return BPF_CORE_READ(ct, ct_net.net, ns.inum) == config.host_netns;
+}
+
 /* Tells whether a connection is one that is told, and reads what identifies it. */
 static __always_inline bool identify(const struct nf_conn *ct, struct nat_record *record)
 {
-	record->protocol = BPF_CORE_READ(ct, tuplehash[0].tuple.dst.protonum);
-	read_tuple(&ct->tuplehash[0].tuple, record->protocol, &record->original);
-	read_tuple(&ct->tuplehash[1].tuple, record->protocol, &record->reply);
+	struct nf_conntrack_tuple tuples[2] = {};
+
+	read_tuples(ct, tuples);
+	record->protocol = tuples[0].dst.protonum;
+	fill_tuple(&record->original, &tuples[0], record->protocol);
+	fill_tuple(&record->reply, &tuples[1], record->protocol);
 	if (is_translated(&record->original, &record->reply))
 		return true;
-	return BPF_CORE_READ(ct, ct_net.net, ns.inum) == config.host_netns &&
+	return record->original.dport && is_of_host(ct) &&
 	       is_endpoint(record->original.daddr, record->original.dport, record->protocol);
 }
 
@@ -425,13 +467,32 @@ static __noinline int see_answer(const struct nf_conn *ct, __u32 status)
 	return 0;
 }
 
-extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __ksym __weak;
+/*
+ * Tells of UDP whether this is a later packet than the first, which had two seconds to get here; if it waited for
+ * longer, for a neighbour's address, only the events tell of it. What nobody answers stays new for ever, and may be a
+ * stream all the same: logs, video, or VXLAN, whose answers come from other ports.
+ */
+static __always_inline bool is_old(const struct nf_conn *ct)
+{
+	__u64 stream_ts;
+	__u8 protocol;
 
-/* Nearly every packet costs this read: where the kernel has a way without a call (6.2), it is taken. */
+	if (bpf_rdonly_cast) {
+		ct = readable(ct);
+		protocol = ct->tuplehash[0].tuple.dst.protonum;
+		stream_ts = ct->proto.udp.stream_ts;
+	} else {
+		protocol = BPF_CORE_READ(ct, tuplehash[0].tuple.dst.protonum);
+		stream_ts = BPF_CORE_READ(ct, proto.udp.stream_ts);
+	}
+	return protocol == IPPROTO_UDP && (__s64)(bpf_jiffies64() - stream_ts) > 0;
+}
+
+/* Nearly every packet costs this read. */
 static __always_inline __u32 read_status(const struct nf_conn *ct)
 {
 	if (bpf_rdonly_cast)
-		return ((const struct nf_conn *)bpf_rdonly_cast(ct, bpf_core_type_id_kernel(struct nf_conn)))->status;
+		return readable(ct)->status;
 	return BPF_CORE_READ(ct, status);
 }
 
@@ -449,6 +510,8 @@ int nat_net_dev_queue(__u64 *ctx)
 		return 0;
 	ct = (void *)(skb->_nfct & ~NFCT_INFO);
 	if (!ct)
+		return 0;
+	if (info != IP_CT_ESTABLISHED_REPLY && is_old(ct))
 		return 0;
 	status = read_status(ct);
 	if (info == IP_CT_ESTABLISHED_REPLY) {

@@ -39,7 +39,7 @@ func TestDashboard(t *testing.T) {
 	world := netip.AddrPortFrom(lab.OutsideAddress, port)
 	client("client", netip.AddrPortFrom(vote.Addr(t, network, lab.IPv4), port))
 	client("reader", world)
-	client("knocker", netip.AddrPortFrom(vote.Addr(t, network, lab.IPv4), port+1)) // nobody listens there
+	client("knocker", netip.AddrPortFrom(vote.Addr(t, network, lab.IPv4), port+1))                      // nobody listens there
 	back := engine.Network(t, "back", "--subnet", "10.81.0.0/24", "--ipv6", "--subnet", "fd00:81::/64") // so that IPv6 is tracked
 	elsewhere := engine.Run(t, "elsewhere", []string{"--network", back})
 	client("stranger", netip.AddrPortFrom(elsewhere.Addr(t, back, lab.IPv4), port)) // Docker keeps the two apart

@@ -90,7 +90,7 @@ func TestDrops(t *testing.T) {
 
 	var table []outcome
 	for _, c := range slices.Concat(filterCases(), routeCases(), linkCases(), socketCases(), fragmentCases(), placeCases(),
-		isolationCases(), translationCases(), neighbourCases()) {
+		isolationCases(), translationCases(), conntrackCases(), neighbourCases()) {
 		for _, family := range c.families {
 			name := c.name + "-" + strings.ToLower(string(family))
 			t.Run(name, func(t *testing.T) {

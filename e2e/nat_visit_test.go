@@ -32,7 +32,18 @@ type visit struct {
 func (s natStage) mirror(role string, options ...string) *lab.Container {
 	s.Helper()
 	options = append(append([]string{"--network", s.network}, s.publish()...), options...)
-	return s.engine.Serve(s, s.name+"-"+role, options, "mirror", port)
+	server := s.engine.Serve(s, s.name+"-"+role, options, "mirror", port)
+	s.awaitWatched(server.Name)
+	return server
+}
+
+// awaitWatched waits until the agent knows of a container's published ports. What docker-proxy carries before that is not
+// counted: nothing but the port tells that it is of interest.
+func (s natStage) awaitWatched(container string) {
+	s.Helper()
+	lab.Eventually(s, patience, "the agent to know the ports of "+container, func() bool {
+		return len(s.agent.Scrape(s).Select(attempts, lab.Labels{"container": container})) > 0
+	})
 }
 
 // door is the published port at the host's address.

@@ -37,12 +37,41 @@ type victim struct {
 	direction Direction
 }
 
-// attributeDrop finds place and victim of a drop. It is not final while something may still become known of either.
-func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
-	if d.Netns == 0 {
-		d.Netns = s.cameInAt(&d)
+// lostPacket is a drop, and whom it was about when it was first looked at. While it waits for its cause the container may
+// end, and another take over its address and its port.
+type lostPacket struct {
+	loader.Drop
+	victim    victim
+	publisher *member // of the port that it is for
+	// awaitsCount tells that connection tracking's counters may still say that it has another cause. They do so by the
+	// reading of this number; 0: it has not been looked at.
+	awaitsCount bool
+	lastCount   uint64
+}
+
+// awaitCount has the drop wait for the counters, if they have not been read often enough since it was first looked at.
+func (l *lostPacket) awaitCount(s *scene, found victim) {
+	if l.lastCount == 0 {
+		l.victim, l.publisher, l.lastCount = found, s.publisher(), s.counted+countings
 	}
-	drop = Drop{Drop: d, DeviceKind: s.deviceKind(&d), Direction: RX}
+	l.awaitsCount = s.counted < l.lastCount
+}
+
+func newLost(drops []loader.Drop) []*lostPacket {
+	lost := make([]*lostPacket, len(drops))
+	for i := range drops {
+		lost[i] = &lostPacket{Drop: drops[i]}
+	}
+	return lost
+}
+
+// attributeDrop finds place and victim of a drop. It is not final while something may still become known of either.
+func (s *State) attributeDrop(lost *lostPacket) (drop Drop, final bool) {
+	d := &lost.Drop
+	if d.Netns == 0 {
+		d.Netns = s.cameInAt(d)
+	}
+	drop = Drop{Drop: *d, DeviceKind: s.deviceKind(d), Direction: RX}
 	if d.Outgoing {
 		drop.Direction = TX
 	}
@@ -50,19 +79,26 @@ func (s *State) attributeDrop(d loader.Drop) (drop Drop, final bool) {
 	switch owner, bound := s.netns[d.Netns]; {
 	case d.Netns == s.config.Host:
 		drop.Scope = ScopeHost
-		found, final = s.victimOnHost(&d)
+		found, final = s.victimOnHost(d)
 	case bound:
 		drop.Scope = ScopeContainer
-		found = s.victimInside(owner, &d)
+		found = s.victimInside(owner, d)
 		final = true
 	default:
 		drop.Scope = ScopeUnknown
 	}
-	scene := s.sceneOf(&d)
+	if lost.victim.member != nil {
+		found = lost.victim
+	}
+	scene := s.sceneOf(lost)
 	cause := scene.explain()
 	drop.Cause, drop.Kind = cause.Name, cause.Kind
 	if cause.unless != nil && cause.unless(scene) {
 		final = false
+	}
+	lost.awaitsCount = false
+	if cause.uncounted != nil && cause.uncounted(scene) {
+		lost.awaitCount(scene, found)
 	}
 	if found.member == nil && cause.victim != nil {
 		if m := cause.victim(scene); m != nil {

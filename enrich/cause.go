@@ -50,6 +50,8 @@ type cause struct {
 	rules []rule
 	// unless is what may still turn out, by news that is late: then it was another cause, and the drop waits for that.
 	unless func(*scene) bool
+	// uncounted is the same by news of what connection tracking has counted.
+	uncounted func(*scene) bool
 	// victim is who loses by it where neither a device nor an address tells; nil: nobody is known then.
 	victim func(*scene) *member
 }

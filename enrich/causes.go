@@ -101,7 +101,7 @@ var noiseCauses = []cause{
 			reasonAt(notSpecified, "tcp_v4_rcv", "tcp_v6_rcv"),
 			silent("tcp_rcv_state_process", "tcp_v4_do_rcv", "tcp_v6_do_rcv", "tcp_timewait_state_process"),
 		},
-		unless: (*scene).mayBeInvalid,
+		uncounted: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"tcp-duplicate", KindBenign, "a segment that TCP has had already or does not expect any more"},
@@ -112,7 +112,7 @@ var noiseCauses = []cause{
 			silent("tcp_data_queue", "tcp_data_queue_ofo", "tcp_validate_incoming", "tcp_rcv_established",
 				"tcp_rcv_synsent_state_process", "tcp_check_req"),
 		},
-		unless: (*scene).mayBeInvalid,
+		uncounted: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"fragment-duplicate", KindBenign, "a fragment that came twice"},
@@ -161,9 +161,9 @@ var policyCauses = []cause{
 		rules: where((*scene).isFromChildToHost, neighbourFailed...),
 	},
 	{
-		Cause:  Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
-		rules:  where((*scene).isInside, netfilterDrops...),
-		unless: (*scene).mayBeClash,
+		Cause:     Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
+		rules:     where((*scene).isInside, netfilterDrops...),
+		uncounted: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"conntrack-full", KindFault, "the host's connection tracking table is full: no new connection passes"},
@@ -207,23 +207,23 @@ var policyCauses = []cause{
 		rules: where((*scene).isForwardedForOthers, netfilterDrops...),
 	},
 	{
-		Cause:  Cause{"host-firewall", KindPolicy, "the host's own traffic, dropped by the host's own rules"},
-		rules:  where((*scene).isNotDockers, netfilterDrops...),
-		unless: (*scene).mayBeClash,
+		Cause:     Cause{"host-firewall", KindPolicy, "the host's own traffic, dropped by the host's own rules"},
+		rules:     where((*scene).isNotDockers, netfilterDrops...),
+		uncounted: (*scene).mayBeClash,
 	},
 	{
-		Cause:  Cause{"docker-user", KindPolicy, "from outside to a published port, by an operator's rule such as those in the chain DOCKER-USER"},
-		rules:  where((*scene).isPublished, netfilterDrops...),
-		unless: (*scene).mayBeClash,
+		Cause:     Cause{"docker-user", KindPolicy, "from outside to a published port, by an operator's rule such as those in the chain DOCKER-USER"},
+		rules:     where((*scene).isPublished, netfilterDrops...),
+		uncounted: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"untracked", KindBenign, "a TCP segment of no connection that is tracked, as after its end: rules drop those as invalid"},
 		rules: where((*scene).isUntracked, netfilterDrops...),
 	},
 	{
-		Cause:  Cause{"filtered", KindFault, "a firewall rule"},
-		rules:  netfilterDrops,
-		unless: (*scene).mayBeClash,
+		Cause:     Cause{"filtered", KindFault, "a firewall rule"},
+		rules:     netfilterDrops,
+		uncounted: (*scene).mayBeClash,
 	},
 	{
 		Cause: Cause{"security-policy", KindPolicy, "refused by a security module or by an IPsec policy"},
@@ -258,7 +258,7 @@ var applicationCauses = []cause{
 			reasonless("tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv",
 				"ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
 		},
-		unless: (*scene).mayBeInvalid,
+		uncounted: (*scene).mayBeInvalid,
 	},
 	{
 		Cause: Cause{"rcvbuf", KindApplication, "the program does not read fast enough: its socket's buffer is full"},

@@ -124,6 +124,62 @@ func TestConntrackCausesWait(t *testing.T) {
 	}
 }
 
+// Drops may be looked at many times between one reading of the counters and the next.
+func TestConntrackCausesWaitForTheSecondCount(t *testing.T) {
+	w := newCity(t)
+	stats := loader.ConntrackStats{Entries: 9}
+	w.SetConntrackStats(stats, nil)
+	out := between("192.0.2.1", "198.51.100.1").by(webBridge, uplink).tracked("172.30.1.2", "198.51.100.1").port(unix.IPPROTO_TCP, 443)
+	look := func(drops ...loader.Drop) []Drop {
+		_, settled := w.Attribute(nil, drops)
+		return settled
+	}
+	if got := look(loader.Drop(out), loader.Drop(out)); len(got) != 0 {
+		t.Fatalf("settled at once: %+v", got)
+	}
+	w.wait(patience)
+	w.SetConntrackStats(stats, nil) // may have been read before the packets were lost
+	if got := look(); len(got) != 0 {
+		t.Fatalf("settled by the first count: %+v", got)
+	}
+	w.wait(patience)
+	w.SetConntrackStats(stats, nil)
+	if got := look(loader.Drop(out)); len(got) != 2 || got[0].Cause != "filtered" || got[1].Cause != "filtered" {
+		t.Fatalf("settled by the second count: %+v", got)
+	}
+	w.wait(time.Second)
+	stats.InsertFailed++
+	w.SetConntrackStats(stats, nil)
+	if got := look(); len(got) != 1 || got[0].Cause != "snat-exhaustion" {
+		t.Fatalf("settled by the count that has risen: %+v", got)
+	}
+}
+
+// A container may end while its drop waits, and another take its address and its port over: what was lost is not that one's.
+func TestConntrackCausesWaitForTheDead(t *testing.T) {
+	for _, tc := range conntrackCases() {
+		switch tc.cause {
+		case "snat-exhaustion", "dns-5s-race", "ct-invalid-rst":
+		default:
+			continue
+		}
+		t.Run(tc.name, func(t *testing.T) {
+			w := newCity(t)
+			w.Attribute(nil, []loader.Drop{loader.Drop(tc.drop)})
+			next := w.live(tc.victim).Container
+			next.ID, next.Name, next.PID = idOf("next"), "next", 0
+			w.ContainerDied(idOf(tc.victim))
+			w.PutContainer(next)
+			w.wait(time.Second)
+			tc.before(w)
+			_, drops := w.Attribute(nil, nil)
+			if len(drops) != 1 || drops[0].Cause != tc.cause || drops[0].Container != tc.victim {
+				t.Errorf("got %+v, want one of %s", drops, tc.victim)
+			}
+		})
+	}
+}
+
 // What a chain of nf_tables drops waits for no counter, nor does a plain closed port.
 func TestPlainDropsDoNotWait(t *testing.T) {
 	for _, d := range []lost{

@@ -34,6 +34,7 @@ func (s *State) SetConntrackStats(host loader.ConntrackStats, containers map[str
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.config.Now()
+	s.counted++
 	before := s.conntrack
 	s.conntrack = make(map[string]conntrackTrouble, len(containers)+1)
 	take := func(id string, stats loader.ConntrackStats) {

@@ -48,6 +48,8 @@ type DockerHooks struct {
 	// Settle is called before anything is taken in that may give an address to another container: what was counted up
 	// to now must be attributed first. Docker hands out the addresses of the dead again at once.
 	Settle func()
+	// Changed is called when something was taken in.
+	Changed func()
 }
 
 // DockerStatus is the state of the connection to the engine.
@@ -140,6 +142,7 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 			for _, message := range batch {
 				d.handle(ctx, message)
 			}
+			d.hooks.Changed()
 		case err := <-stream.Err:
 			return true, fmt.Errorf("follow docker events: %w", err)
 		case <-relist.C:
@@ -237,6 +240,7 @@ func (d *Docker) list(ctx context.Context) error {
 	d.state.SetContainers(containers, begun)
 	d.listUnstarted(ctx, all.Items)
 	d.listSwarm(ctx)
+	d.hooks.Changed()
 	return nil
 }
 
@@ -365,7 +369,7 @@ func CheckDocker(ctx context.Context) (version string, err error) {
 // the container's name.
 func Sandboxes(ctx context.Context) (map[string]string, error) {
 	state := NewState(Config{Now: time.Now, NetnsID: func(int) (int, error) { return -1, nil }})
-	d, err := OpenDocker(state, DockerHooks{Settle: func() {}})
+	d, err := OpenDocker(state, DockerHooks{Settle: func() {}, Changed: func() {}})
 	if err != nil {
 		return nil, err
 	}

@@ -285,7 +285,10 @@ func copyOf(t *testing.T, document map[string]any) map[string]any {
 // open makes a Docker for the engine.
 func (e *engine) open(state *State, note func(DockerStatus)) *Docker {
 	e.t.Helper()
-	d := &Docker{options: []client.Opt{client.WithHost("unix://" + e.socket)}, state: state, hooks: DockerHooks{Note: note, Settle: func() {}}}
+	d := &Docker{
+		options: []client.Opt{client.WithHost("unix://" + e.socket)}, state: state,
+		hooks: DockerHooks{Note: note, Settle: func() {}, Changed: func() {}},
+	}
 	if err := d.renew(); err != nil {
 		e.t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ const (
 type joins struct {
 	carried map[entryKey]*carried
 	queues  map[proxyKey][]*carried // those that docker-proxy has opened none for yet
-	dials   []dial                  // of this reading
+	dials   []dial                  // of this reading, and before it those that nobody has waited for yet
 	hops    []hop                   // likewise
 }
 
@@ -175,15 +175,17 @@ func (j *joins) settle(nat *NAT, now time.Time) {
 	for _, waiting := range j.queues {
 		slices.SortStableFunc(waiting, func(a, b *carried) int { return a.earliest.Compare(b.earliest) })
 	}
-	for _, d := range j.dials {
-		j.dialed(nat, d)
+	// What no device sends is told some time after docker-proxy's own connection for it, mostly in the next reading.
+	j.dials = slices.DeleteFunc(j.dials, func(d dial) bool { return j.dialed(nat, d) || now.Sub(d.at) > joinWindow })
+	if len(j.dials) == 0 {
+		j.dials = nil // and give the room back
 	}
-	j.dials, j.hops = nil, nil
+	j.hops = nil
 	j.forget(now)
 }
 
-// dialed gives docker-proxy's connection to the oldest that waits for one.
-func (j *joins) dialed(nat *NAT, d dial) {
+// dialed gives docker-proxy's connection to the oldest that waits for one, and tells whether there was one.
+func (j *joins) dialed(nat *NAT, d dial) (joined bool) {
 	waiting := j.queues[d.proxyKey]
 	for len(waiting) > 0 && d.at.Sub(waiting[0].latest) > joinWindow {
 		waiting = waiting[1:]
@@ -191,11 +193,12 @@ func (j *joins) dialed(nat *NAT, d dial) {
 	if len(waiting) > 0 && !waiting[0].earliest.After(d.at) {
 		another := len(waiting) > 1 && !waiting[1].earliest.After(d.at)
 		waiting[0].join(nat, d.seen, d.server, another)
-		waiting = waiting[1:]
+		waiting, joined = waiting[1:], true
 	}
 	if waiting != nil {
 		j.queues[d.proxyKey] = waiting
 	}
+	return joined
 }
 
 // join says what the container sees, in the news at hand, or, if it was told before, as news of its own.

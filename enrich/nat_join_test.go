@@ -52,6 +52,8 @@ func TestJoinAcrossReadings(t *testing.T) {
 		{"UDP at once", unix.IPPROTO_UDP, [][]string{{"opened", "dialed", "answered"}}, want, nil},
 		{"UDP, answer later", unix.IPPROTO_UDP, [][]string{{"opened", "dialed"}, {"answered"}}, want, nil},
 		{"UDP, docker-proxy later", unix.IPPROTO_UDP, [][]string{{"opened"}, {"dialed", "answered"}}, want, nil},
+		{"UDP, heard of after docker-proxy", unix.IPPROTO_UDP, [][]string{{"dialed"}, {"opened", "answered"}}, want, nil},
+		{"UDP, heard of long after docker-proxy", unix.IPPROTO_UDP, [][]string{{"dialed"}, {}, {}, {"opened", "answered"}}, []joined{{"203.0.113.9:1", "", false}}, nil},
 		{"UDP, never answered", unix.IPPROTO_UDP, [][]string{{"opened"}, {"dialed"}}, nil, want},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

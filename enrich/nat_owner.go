@@ -101,7 +101,7 @@ func (s *State) answered(nat *NAT, p *placed) {
 	if p.kind != "" {
 		nat.Answered = append(nat.Answered, NATAnswer{key: p.key(), Kind: p.kind})
 	}
-	if c, proxied, found := s.published(p); found {
+	if c, proxied, found := s.published(p); found && !s.isKept(&c, p.kind) {
 		nat.Connections = append(nat.Connections, c)
 		joins.answered(nat, proxied)
 	}

@@ -305,6 +305,35 @@ func TestPublishedConnections(t *testing.T) {
 	}
 }
 
+// Where the engine has no docker-proxy it may hold the port itself: the kernel answers, and nobody serves.
+func TestKeptPortsServeNobody(t *testing.T) {
+	udp := of(unix.IPPROTO_UDP)
+	for _, tc := range []struct {
+		name   string
+		kept   string
+		entry  loader.Tracked
+		serves bool
+	}{
+		{"kept", "0.0.0.0:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept at the address", "192.0.2.1:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept for both families", "[::]:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept in the routing mesh", "[::]:9090", entry("203.0.113.9:1->192.0.2.1:9090", "192.0.2.1:9090->203.0.113.9:1"), false},
+		{"another port", "0.0.0.0:8081", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
+		{"another address", "192.0.2.2:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
+		{"a rule leads on", "0.0.0.0:8080", entry("203.0.113.9:1->192.0.2.1:8080", "172.30.1.2:80->203.0.113.9:1"), true},
+		{"UDP", "0.0.0.0:5300", with(entry("203.0.113.9:1->192.0.2.1:5300", "192.0.2.1:5300->203.0.113.9:1"), udp), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.SetKeptPorts([]netip.AddrPort{netip.MustParseAddrPort(tc.kept)})
+			nat := w.settled(loader.NATNews{Opened: w.events(tc.entry), Answered: w.events(tc.entry)})
+			if serves := len(nat.Connections) == 1; len(nat.Attempts) != 1 || serves != tc.serves {
+				t.Errorf("%d attempts and %d connections", len(nat.Attempts), len(nat.Connections))
+			}
+		})
+	}
+}
+
 // What was opened before the agent started is a connection and no attempt.
 func TestAnswerOfWhatWasThereBefore(t *testing.T) {
 	for _, tc := range mechanisms() {

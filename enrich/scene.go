@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/bridgewatch/bridgewatch/loader"
 )
 
 // recently is how long a container that ended or began explains that packets for it are lost: neighbours need three
@@ -33,14 +31,14 @@ const smallMTU = 576
 // scene is a drop and what is known of the place where it happened. Its methods are the conditions of causes.
 type scene struct {
 	*State
-	drop  *loader.Drop
+	drop  *lostPacket
 	owner *member // of the namespace, nil: it is the host's or nobody's
 }
 
-func (s *State) sceneOf(d *loader.Drop) *scene {
-	scene := &scene{State: s, drop: d}
-	if d.Netns != s.config.Host {
-		scene.owner = s.members[s.netns[d.Netns]]
+func (s *State) sceneOf(lost *lostPacket) *scene {
+	scene := &scene{State: s, drop: lost}
+	if lost.Netns != s.config.Host {
+		scene.owner = s.members[s.netns[lost.Netns]]
 	}
 	return scene
 }
@@ -200,9 +198,13 @@ func (s *scene) mayBeInvalid() bool {
 
 func (s *scene) isInvalid() bool { return s.mayBeInvalid() && s.invalidOfLate() }
 
-// publisher finds the container that publishes the port of the host that a packet is for, and was not translated; nil: none.
+// publisher finds the container that publishes the port of the host that a packet is for, and was not translated, or did so
+// when the packet was lost; nil: none.
 func (s *scene) publisher() *member {
 	d := s.drop
+	if d.publisher != nil {
+		return d.publisher
+	}
 	p := s.publishedAt(netip.AddrPortFrom(d.Destination, d.DestinationPort), d.Protocol)
 	if p == nil {
 		return nil

@@ -69,6 +69,31 @@ func TestSettlesBeforeAnAddressMoves(t *testing.T) {
 	}
 }
 
+// What depends on who is there is told when that has changed, not before.
+func TestTellsOfChanges(t *testing.T) {
+	e := newEngine(t, "1.41")
+	state := NewState(Config{Host: 1, Now: time.Now, NetnsID: func(int) (int, error) { return -1, nil }})
+	d := e.open(state, func(DockerStatus) {})
+	living := make(chan []LiveContainer, 16)
+	d.hooks.Changed = func() { living <- state.Inventory().Containers }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	listed := <-living
+	if len(listed) == 0 {
+		t.Fatal("told before anything was listed")
+	}
+	victim := listed[0]
+	e.event("container", "die", victim.ID, map[string]string{"name": victim.Name})
+	if slices.ContainsFunc(<-living, func(c LiveContainer) bool { return c.ID == victim.ID }) {
+		t.Error("told before the death was taken in")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A veth is taken off its bridge just before it is removed: what it carried was still of that network.
 func TestLastCountsKeepTheirNetwork(t *testing.T) {
 	w := newWorld(t)

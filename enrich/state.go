@@ -39,6 +39,7 @@ type State struct {
 	conntrackFull  bool
 	conntrackEmpty bool
 	conntrack      map[string]conntrackTrouble // by container ID
+	counted        uint64                      // how often that was taken in
 	forwardingOff4 bool
 	forwardingOff6 bool
 	node           Node
@@ -58,6 +59,7 @@ type State struct {
 	ingressPorts map[ingressPort]Identity
 	services     []Service // of the Swarm
 	unstarted    []UnstartedContainer
+	kept         []netip.AddrPort // see SetKeptPorts
 }
 
 // ingressPort is a port of every node that the routing mesh publishes.

@@ -142,13 +142,30 @@ func (d *Drops) constants(kernel *btf.Spec, kallsyms string) (dropDropConfig, er
 	constants := dropDropConfig{Arguments: uint32(arguments), HostNetns: inode}
 	d.symbols, d.NoFunctions = openSymbols(kallsyms)
 	if d.NoFunctions == nil {
-		// A dropped packet's fragments, and what else hangs on it, are freed in here, each with an event of its own.
-		constants.IgnoreStart, constants.IgnoreEnd, err = d.symbols.extent("skb_release_data")
-		if err != nil {
-			return dropDropConfig{}, err
+		err = d.ignore(&constants)
+	}
+	return constants, err
+}
+
+// ignore finds out where the kernel frees, with an event, what is no packet of its own: a dropped packet's fragments, and what
+// else hangs on it; and a message's copy for one that listens to netlink but has a filter against it, as [NAT] does.
+func (d *Drops) ignore(constants *dropDropConfig) error {
+	for i, functions := range [2][]string{
+		{"skb_release_data"},
+		{"netlink_broadcast_filtered", "netlink_broadcast"}, // the second where it has the first within itself, as in 6.1
+	} {
+		place := &constants.Ignored[i]
+		for _, function := range functions {
+			var err error
+			if place.Start, place.End, err = d.symbols.extent(function); err != nil {
+				return err
+			}
+			if place.Start != 0 {
+				break
+			}
 		}
 	}
-	return constants, nil
+	return nil
 }
 
 // Read returns all drops since the last Read. After an error some may come with the next one; none is lost.

@@ -14,11 +14,14 @@ import (
 )
 
 type dropDropConfig struct {
-	_           structs.HostLayout
-	IgnoreStart uint64
-	IgnoreEnd   uint64
-	Arguments   uint32
-	HostNetns   uint32
+	_       structs.HostLayout
+	Ignored [2]struct {
+		_     structs.HostLayout
+		Start uint64
+		End   uint64
+	}
+	Arguments uint32
+	HostNetns uint32
 }
 
 type dropDropCounter uint32

@@ -49,8 +49,12 @@ func BenchmarkNAT(b *testing.B) {
 			_, server, _, client := streamUDP(b, to)
 			return func(int) { sendUDP(b, server, client, 1, 22) }
 		}},
+		{"answer", translate, translated, answerUDP},
+		{"answer-untranslated", track, plain, answerUDP},
 		{"again", translate, translated, sendSame},
 		{"again-untranslated", track, plain, sendSame},
+		{"one-way", translate, translated, sendAlways},
+		{"one-way-untranslated", track, plain, sendAlways},
 		{"first", translate, translated, sendEach},
 		{"first-untranslated", track, plain, sendEach},
 	} {
@@ -126,11 +130,36 @@ func BenchmarkNATFilter(b *testing.B) {
 // benchmarkPort is where the benchmarks send to.
 const benchmarkPort = 7777
 
+// stream is what net/netfilter/nf_conntrack_proto_udp.c waits for before it takes a connection for a stream, and a bit.
+const stream = 2100 * time.Millisecond
+
 // sendSame sends datagrams of one connection, which nobody answers.
 func sendSame(b *testing.B, to string) func(int) {
 	mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
 	from, destination := mustListenUDP(b, "127.0.0.1:0"), netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort)
 	return func(int) { sendUDP(b, from, destination, 1, 22) }
+}
+
+// answerUDP sends answers of a connection, another for each measurement: after a while the kernel would take it for a stream.
+func answerUDP(b *testing.B, to string) func(int) {
+	server := mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
+	var client netip.AddrPort
+	return func(i int) {
+		if i == 0 {
+			from := mustListenUDP(b, "127.0.0.1:0")
+			client = from.LocalAddr().(*net.UDPAddr).AddrPort()
+			sendUDP(b, from, netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort), 1, 22)
+		}
+		sendUDP(b, server, client, 1, 22)
+	}
+}
+
+// sendAlways sends datagrams of a connection of which the kernel knows by now that it is not new, and yet says so.
+func sendAlways(b *testing.B, to string) func(int) {
+	send := sendSame(b, to)
+	send(0)
+	time.Sleep(stream)
+	return send
 }
 
 // sendEach sends datagrams of a connection each.
@@ -179,7 +208,6 @@ func writeByte(b *testing.B, from, to *net.TCPConn) {
 
 // streamUDP returns two ends that have talked for so long that the kernel takes it for a stream, and their addresses.
 func streamUDP(b *testing.B, to string) (client, server *net.UDPConn, serverAddress, clientAddress netip.AddrPort) {
-	const stream = 2100 * time.Millisecond // what net/netfilter/nf_conntrack_proto_udp.c waits for, and a bit
 	server = mustListenUDP(b, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), benchmarkPort).String())
 	client = mustListenUDP(b, "127.0.0.1:0")
 	serverAddress = netip.AddrPortFrom(netip.MustParseAddr(to), benchmarkPort)

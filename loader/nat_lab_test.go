@@ -5,6 +5,7 @@ package loader
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -245,15 +246,17 @@ func runNAT(tb testing.TB, nat *NAT) (stop func()) {
 
 // opened counts the connections of a test that a NAT tells to be new. It tells of all the machine's.
 type opened struct {
-	nat   *NAT
-	here  map[Netns]bool
-	count map[connection]int
-	news  []NATEvent
+	nat      *NAT
+	here     map[Netns]bool
+	count    map[connection]int
+	answered map[connection]int
+	news     []NATEvent
 }
 
 func newOpened(tb testing.TB, nat *NAT, labs ...*natLab) *opened {
 	tb.Helper()
-	o := &opened{nat: nat, here: map[Netns]bool{0: true}, count: make(map[connection]int)} // 0: has a number here
+	o := &opened{nat: nat, here: map[Netns]bool{0: true}, answered: make(map[connection]int)} // 0: has a number here
+	o.forget()
 	for _, lab := range labs {
 		o.here[lab.router.netns(tb)] = true
 	}
@@ -265,14 +268,19 @@ func (o *opened) forget() { o.count = make(map[connection]int) }
 
 func (o *opened) read(tb testing.TB) map[connection]int {
 	tb.Helper()
-	news := mustRead(tb, func() ([]NATEvent, error) {
-		news, err := o.nat.Read()
-		return news.Opened, err
-	})
-	for i := range news {
-		if o.here[news[i].Netns] {
-			o.count[connectionOf(&news[i].Tracked)]++
-			o.news = append(o.news, news[i])
+	news, err := o.nat.Read()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, e := range news.Opened {
+		if o.here[e.Netns] {
+			o.count[connectionOf(&e.Tracked)]++
+			o.news = append(o.news, e)
+		}
+	}
+	for _, e := range news.Answered {
+		if o.here[e.Netns] {
+			o.answered[connectionOf(&e.Tracked)]++
 		}
 	}
 	return o.count
@@ -319,15 +327,18 @@ func openUDP(tb testing.TB, to netip.AddrPort, count int) {
 }
 
 // openICMP sends echo requests.
-func openICMP(tb testing.TB, to netip.AddrPort, count int) {
+func openICMP(tb testing.TB, to netip.AddrPort, count int) { ping(tb, to.Addr(), 1, count) }
+
+// ping sends echo requests with that many identifiers, from the first on.
+func ping(tb testing.TB, to netip.Addr, first, count int) {
 	protocol, request := unix.IPPROTO_ICMP, byte(8)
-	if to.Addr().Is6() {
+	if to.Is6() {
 		protocol, request = unix.IPPROTO_ICMPV6, 128
 	}
-	socket := openSocket(tb, netip.AddrPortFrom(to.Addr(), 0), unix.SOCK_RAW, protocol)
-	for id := range count {
-		message := []byte{request, 0, 0, 0, byte((id + 1) >> 8), byte(id + 1), 0, 1}
-		if to.Addr().Is4() { // of IPv6 it is the kernel's business
+	socket := openSocket(tb, netip.AddrPortFrom(to, 0), unix.SOCK_RAW, protocol)
+	for id := first; id < first+count; id++ {
+		message := []byte{request, 0, 0, 0, byte(id >> 8), byte(id), 0, 1}
+		if to.Is4() { // of IPv6 it is the kernel's business
 			binary.BigEndian.PutUint16(message[2:], checksum(message))
 		}
 		if err := unix.Send(socket, message, 0); err != nil {
@@ -357,7 +368,12 @@ func openSCTP(tb testing.TB, to netip.AddrPort, count int) {
 		packet = append(packet, 0, 0, 0, 0, 0, 0, 0, 0)                                            // tag and checksum
 		packet = append(packet, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, byte(i)) // INIT
 		binary.LittleEndian.PutUint32(packet[8:], crc32.Checksum(packet, crc32.MakeTable(crc32.Castagnoli)))
-		if err := unix.Send(socket, packet, 0); err != nil {
+		err := unix.Send(socket, packet, 0)
+		for errors.Is(err, unix.ENOBUFS) { // the kernel is busy, and did not take it
+			time.Sleep(time.Millisecond)
+			err = unix.Send(socket, packet, 0)
+		}
+		if err != nil {
 			tb.Errorf("send to %s: %v", to, err)
 		}
 	}

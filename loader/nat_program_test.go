@@ -4,6 +4,7 @@ package loader
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -383,6 +385,34 @@ func TestNATProgramTellsOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What nobody answers stays new to the kernel, however long it lasts. It is not told again, even if it was forgotten
+// meanwhile, as it is where there are too many; and it need not be looked up.
+func TestNATProgramTellsStreamOnce(t *testing.T) {
+	const port, sent = 4321, 5
+	lab := newNATLab(t)
+	lab.translate(t, router4, "-A PREROUTING -i outside -j DNAT --to-destination 172.30.0.2")
+	lab.container.do(t, func() { rules(t, router4, "-A", "INPUT", "-p", "udp", "--dport", fmt.Sprint(port), "-j", "DROP") })
+	r := openNATProgramIn(t, lab.router, NATConfig{})
+	var from *net.UDPConn
+	lab.world.do(t, func() { from = mustListenUDP(t, netip.AddrPortFrom(world4, port).String()) })
+	sendUDP(t, from, netip.AddrPortFrom(router4, port), 1, 10)
+	r.await(t, 1, 0)
+	time.Sleep(stream)
+	var name uint64
+	forgotten := 0
+	for connections := r.program.objects.Connections; connections.NextKey(nil, &name) == nil; forgotten++ {
+		if err := connections.Delete(name); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // it ended
+			t.Fatal(err)
+		}
+	}
+	if forgotten == 0 {
+		t.Error("nothing was known")
+	}
+	sendUDP(t, from, netip.AddrPortFrom(router4, port), sent-1, 10)
+	eventually(t, "all arrive", func() bool { return lab.arrived(t) == sent })
+	r.await(t, 1, 0)
 }
 
 // The same two ends may be connected again. The kernel has a new entry then, in memory that may be the old one's.

@@ -23,7 +23,10 @@ type Tracked struct {
 	// DestinationNAT is not where IPVS chose the destination.
 	SourceNAT      bool
 	DestinationNAT bool
-	Masqueraded    Switch // by a MASQUERADE rule, which takes the address of the device; Absent: not known
+	// Masqueraded tells of a MASQUERADE rule, which takes the address of the device. Absent: not known, as of what the events
+	// alone tell; and of all connections where nf_nat is a module and says nothing of its types (before 5.11), or was loaded
+	// after the program.
+	Masqueraded Switch
 
 	Device int  // ifindex in Netns of the device that its first packet left by; 0: not known
 	Local  bool // a process of Netns sent that packet; false also where that is not known

@@ -312,9 +312,14 @@ struct ip_ct_sctp {
 	enum sctp_conntrack state;
 };
 
+struct nf_ct_udp {
+	unsigned long stream_ts; /* jiffies: two seconds after it became an entry */
+};
+
 union nf_conntrack_proto {
 	struct ip_ct_tcp tcp;
 	struct ip_ct_sctp sctp;
+	struct nf_ct_udp udp;
 };
 
 enum nf_ct_ext_id {

@@ -93,7 +93,9 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 	for _, p := range processes {
 		a.state.Process(p)
 	}
-	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{Note: a.engineChanged, Settle: a.settle}); err != nil {
+	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{
+		Note: a.engineChanged, Settle: a.settle, Changed: a.watchPublished,
+	}); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
@@ -351,7 +353,6 @@ func (a *agent) engineChanged(status enrich.DockerStatus) {
 	if status.Err == nil {
 		a.resync()
 		a.watchUplinks()
-		a.watchPublished()
 	}
 	last := a.engine.Swap(&status) // from here on the agent is ready
 	switch {

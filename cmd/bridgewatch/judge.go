@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ func (a *agent) judge(ctx context.Context) {
 		view.Containers = a.readNamespaces(&view.Inventory, &problems)
 	}
 	a.noteConntrack(&view)
+	a.state.SetKeptPorts(keptPorts(view.Host.Listeners))
 	a.track(&problems)
 	a.noteUnread(problems)
 	rulesets := a.readRulesets()
@@ -86,6 +88,16 @@ func (a *agent) noteConntrack(view *findings.View) {
 		containers[id] = n.Conntrack
 	}
 	a.state.SetConntrackStats(*view.Host.ConntrackStats, containers)
+}
+
+// keptPorts are where the engine listens for nobody.
+func keptPorts(listeners []loader.Listener) (kept []netip.AddrPort) {
+	for _, l := range listeners {
+		if findings.Keeps(l) {
+			kept = append(kept, l.Address)
+		}
+	}
+	return kept
 }
 
 // tell says what has begun and ended to whoever reads the log, and to whom it is sent.
@@ -142,6 +154,11 @@ func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) 
 			if p.Protocol == "tcp" {
 				query.Ports = append(query.Ports, p.Host.Port())
 			}
+		}
+	}
+	for i := range inventory.Unstarted {
+		if port := inventory.Unstarted[i].Port; port != 0 {
+			query.Ports = append(query.Ports, port)
 		}
 	}
 	query.SandboxFolder = a.sandboxes

@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +14,17 @@ import (
 )
 
 // What is asked of the host's state follows the containers; the folder of their namespaces outlives the last of them.
+func TestKeptPorts(t *testing.T) {
+	at := netip.MustParseAddrPort
+	got := keptPorts([]loader.Listener{
+		{Address: at("0.0.0.0:8080"), Process: "dockerd"}, {Address: at("0.0.0.0:8081"), Process: "docker-proxy"},
+		{Address: at("0.0.0.0:8082")}, {Address: at("[::]:8083"), Process: "dockerd"},
+	})
+	if want := []netip.AddrPort{at("0.0.0.0:8080"), at("[::]:8083")}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestHostQuery(t *testing.T) {
 	published := func(protocol string, port uint16) enrich.PublishedPort {
 		return enrich.PublishedPort{Host: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Container: 80, Protocol: protocol}
@@ -23,14 +35,15 @@ func TestHostQuery(t *testing.T) {
 	}}
 	a := &agent{}
 	for _, tc := range []struct {
-		containers []enrich.LiveContainer
-		want       loader.HostQuery
+		inventory enrich.Inventory
+		want      loader.HostQuery
 	}{
-		{nil, loader.HostQuery{}},
-		{[]enrich.LiveContainer{web}, loader.HostQuery{Ports: []uint16{8080}, SandboxFolder: "/run/docker/netns"}},
-		{nil, loader.HostQuery{SandboxFolder: "/run/docker/netns"}},
+		{enrich.Inventory{}, loader.HostQuery{}},
+		{enrich.Inventory{Unstarted: []enrich.UnstartedContainer{{Port: 8081}, {Port: 0}}}, loader.HostQuery{Ports: []uint16{8081}}},
+		{enrich.Inventory{Containers: []enrich.LiveContainer{web}}, loader.HostQuery{Ports: []uint16{8080}, SandboxFolder: "/run/docker/netns"}},
+		{enrich.Inventory{}, loader.HostQuery{SandboxFolder: "/run/docker/netns"}},
 	} {
-		if diff := cmp.Diff(tc.want, a.hostQuery(&enrich.Inventory{Containers: tc.containers})); diff != "" {
+		if diff := cmp.Diff(tc.want, a.hostQuery(&tc.inventory)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}

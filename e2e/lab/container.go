@@ -53,6 +53,18 @@ func (e *Engine) Start(tb testing.TB, name string, options []string, command ...
 	return e.Inspect(tb, name)
 }
 
+// RunInVain makes a container, until the test ends, that the engine cannot start. It returns the name.
+func (e *Engine) RunInVain(tb testing.TB, name string, options ...string) string {
+	tb.Helper()
+	args := append([]string{"run", "--detach", "--name", name}, options...)
+	out, err := try(e.command(append(args, Image, "traffic", "sleep")...)...)
+	tb.Cleanup(func() { e.Docker(tb, "rm", "--force", name) })
+	if err == nil {
+		tb.Fatalf("%s was started: %s", name, out)
+	}
+	return name
+}
+
 // RunOnce runs a container that Docker removes as soon as its command ends, and returns what the command reported.
 // It is safe to use in parallel.
 func (e *Engine) RunOnce(name string, options []string, command ...string) (Report, error) {

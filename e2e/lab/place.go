@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -139,6 +140,25 @@ func (p Place) awaitListener(tb testing.TB, port uint16) {
 		return strings.TrimSpace(p.Run(tb, "ss", "-H", "-a", "-n", "-t", "-u", "sport", "=", ":"+strconv.Itoa(int(port)))) != ""
 	})
 }
+
+// EndListener kills whoever listens on a TCP port of the place.
+func (p Place) EndListener(tb testing.TB, port uint16) {
+	tb.Helper()
+	listeners := func() string {
+		return p.Run(tb, "ss", "-H", "-l", "-n", "-t", "-p", "sport", "=", ":"+strconv.Itoa(int(port)))
+	}
+	found := listenerPID.FindAllStringSubmatch(listeners(), -1)
+	if len(found) == 0 {
+		tb.Fatalf("nobody listens on port %d", port)
+	}
+	for _, match := range found {
+		run(tb, "kill", match[1])
+	}
+	Eventually(tb, 10*time.Second, "the listeners' end", func() bool { return listeners() == "" })
+}
+
+// listenerPID is how ss names a process.
+var listenerPID = regexp.MustCompile(`\bpid=(\d+)`)
 
 // Datagrams is a counted number of UDP packets.
 type Datagrams struct {

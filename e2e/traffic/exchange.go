@@ -20,6 +20,7 @@ type exchange struct {
 	From     netip.Addr     `help:"Source address, if not the route's."`
 	Count    int            `default:"1" help:"How many connections. All stay open until the last was answered."`
 	Pace     time.Duration  `help:"Time between opening one connection and the next."`
+	Tries    int            `default:"20" help:"How often to ask on a connection that does not answer, each second."`
 	Reset    bool           `help:"Reset the connections instead of closing them, so that their ports are free at once. TCP."`
 	Repeat   int            `help:"How often to ask again on each connection."`
 	Interval time.Duration  `default:"1s" help:"Time between one round of questions and the next."`
@@ -70,7 +71,7 @@ func (c exchange) Run() error {
 	for range c.Repeat {
 		time.Sleep(c.Interval)
 		for _, conn := range open {
-			_, _ = ask(conn)
+			_, _ = c.ask(conn)
 		}
 	}
 	for _, conn := range open {
@@ -86,7 +87,7 @@ func (c exchange) Run() error {
 
 // open returns a connection and what was asked on it. The connection is there even if nobody answered.
 func (c exchange) open() (net.Conn, exchanged, error) {
-	dialer := net.Dialer{Timeout: tries * answerTime}
+	dialer := net.Dialer{Timeout: time.Duration(c.Tries) * answerTime}
 	if c.From.IsValid() {
 		local := netip.AddrPortFrom(c.From, 0)
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(local)
@@ -99,13 +100,13 @@ func (c exchange) open() (net.Conn, exchanged, error) {
 		return nil, exchanged{}, err
 	}
 	local := netip.MustParseAddrPort(conn.LocalAddr().String())
-	seen, err := ask(conn)
+	seen, err := c.ask(conn)
 	return conn, exchanged{Local: local, Seen: seen}, err
 }
 
 // ask asks the mirror at the other end whom it sees.
-func ask(conn net.Conn) (seen netip.AddrPort, err error) {
-	for range tries {
+func (c exchange) ask(conn net.Conn) (seen netip.AddrPort, err error) {
+	for range c.Tries {
 		if _, err = conn.Write([]byte("?")); err != nil {
 			return seen, err
 		}
@@ -123,5 +124,5 @@ func ask(conn net.Conn) (seen netip.AddrPort, err error) {
 		}
 		return netip.ParseAddrPort(strings.TrimSpace(line))
 	}
-	return seen, fmt.Errorf("no answer")
+	return seen, errors.New("no answer")
 }

@@ -55,6 +55,8 @@ func main() {
 		UDPListen  udpListen       `cmd:"" name:"udp-listen" help:"Receive datagrams, or leave them in the queue."`
 		TCPConnect tcpConnect      `cmd:"" name:"tcp-connect" help:"Open a counted number of connections."`
 		TCPListen  tcpListen       `cmd:"" name:"tcp-listen" help:"Accept connections and discard what comes, or leave them in the backlog."`
+		TCPStray   tcpStray        `cmd:"" name:"tcp-stray" help:"Send segments of a connection that do not fit into it."`
+		TCPReset   tcpReset        `cmd:"" name:"tcp-reset" help:"Reset connections that there are not."`
 		TCPSend    tcpSend         `cmd:"" name:"tcp-send" help:"Send one stream for a while."`
 		Advertise  routerAdvertise `cmd:"" name:"router-advertise" help:"Tell a link that here is an IPv6 router."`
 		Mirror     mirror          `cmd:"" help:"Tell everybody under which address they are seen."`

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -37,16 +38,21 @@ func wildcard(port uint16) netip.AddrPort {
 // listenSocket returns a socket bound to port on all addresses, IPv4 and IPv6. Where a namespace has no IPv6 it
 // falls back to IPv4.
 func listenSocket(port uint16, kind int) (int, error) {
-	addr := wildcard(port)
+	fd, err := boundSocket(wildcard(port), kind)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return boundSocket(netip.AddrPortFrom(netip.IPv4Unspecified(), port), kind)
+	}
+	return fd, err
+}
+
+func boundSocket(addr netip.AddrPort, kind int) (int, error) {
 	fd, err := openSocket(addr.Addr(), kind, 0)
 	if err != nil {
-		addr = netip.AddrPortFrom(netip.IPv4Unspecified(), port)
-		if fd, err = openSocket(addr.Addr(), kind, 0); err != nil {
-			return -1, err
-		}
+		return -1, err
 	}
 	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
-		return -1, fmt.Errorf("bind port %d: %w", port, err)
+		unix.Close(fd)
+		return -1, fmt.Errorf("bind %s: %w", addr, err)
 	}
 	return fd, nil
 }

@@ -55,12 +55,13 @@ func (c tcpConnect) Run() error {
 
 type tcpListen struct {
 	Port        uint16 `arg:"" help:"Port on all addresses."`
+	IPv4        bool   `name:"ipv4" help:"Only on those of IPv4."`
 	NeverAccept bool   `help:"Leave connections in the backlog."`
 	Backlog     int    `default:"128" help:"Length of the backlog."`
 }
 
 func (c tcpListen) Run() error {
-	fd, err := listenSocket(c.Port, unix.SOCK_STREAM)
+	fd, err := c.socket()
 	if err != nil {
 		return err
 	}
@@ -80,6 +81,13 @@ func (c tcpListen) Run() error {
 		}
 		go discard(conn)
 	}
+}
+
+func (c tcpListen) socket() (int, error) {
+	if c.IPv4 {
+		return boundSocket(netip.AddrPortFrom(netip.IPv4Unspecified(), c.Port), unix.SOCK_STREAM)
+	}
+	return listenSocket(c.Port, unix.SOCK_STREAM)
 }
 
 // discard reads until the other end closes.

@@ -31,6 +31,9 @@ func conflictRules() []rule {
 // portHolders are the names of processes that keep published ports for an engine: Docker's, and Podman's.
 var portHolders = []string{"docker-proxy", "dockerd", "conmon"}
 
+// Keeps tells of a socket of Docker itself that it is there to keep a published port from others: it accepts nobody.
+func Keeps(l loader.Listener) bool { return l.Process == "dockerd" }
+
 func conflicting(v *View) []hit { return append(v.displaced(), v.unstarted()...) }
 
 // displaced finds running containers whose published ports somebody else has.

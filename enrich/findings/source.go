@@ -313,8 +313,8 @@ func (v *View) remoteClients() map[uint16][]loader.Connection {
 		if client.IsLoopback() || client.IsLinkLocalUnicast() || local.IsLoopback() || own[client] || v.inDockerSubnet(client) {
 			continue
 		}
-		// Where nobody listens, the host is the client, from a port that happens to be the same.
-		if slices.ContainsFunc(listeners[port], func(l loader.Listener) bool { return covers(l.Address.Addr(), local) }) {
+		// Where nobody listens, the host is the client, from a port that happens to be the same. The engine serves nobody.
+		if slices.ContainsFunc(listeners[port], func(l loader.Listener) bool { return covers(l.Address.Addr(), local) && !Keeps(l) }) {
 			remote[port] = append(remote[port], c)
 		}
 	}

@@ -121,6 +121,10 @@ func sourceCases() []ruleCase {
 			one("userland-proxy-src", web, sockets,
 				number("connections that the host holds", 2, "now"), text("example", visitor+" > 0.0.0.0:8080")),
 		},
+		{"sockets of remote clients that nobody will accept", func(v *View) {
+			connect(v, "192.168.1.5:8080", visitor)
+			v.Host.Listeners = []loader.Listener{{Address: addrPort("0.0.0.0:8080"), Process: "dockerd"}}
+		}, nil},
 		{"sockets of the host's own server", func(v *View) { connect(v, "192.168.1.5:22", visitor) }, nil},
 		{"sockets of a port published elsewhere", func(v *View) {
 			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
