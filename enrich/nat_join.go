@@ -54,6 +54,7 @@ type carried struct {
 	attempt, connection int  // where it is in the news at hand, -1: it is not
 	told                bool // else only its second connection is known
 	joined              bool
+	guessed             bool // there were others that docker-proxy's connection could have been for
 	earliest, latest    time.Time // when docker-proxy was asked for it
 	since               time.Time
 }
@@ -191,14 +192,27 @@ func (j *joins) dialed(nat *NAT, d dial) (joined bool) {
 		waiting = waiting[1:]
 	}
 	if len(waiting) > 0 && !waiting[0].earliest.After(d.at) {
-		another := len(waiting) > 1 && !waiting[1].earliest.After(d.at)
-		waiting[0].join(nat, d.seen, d.server, another)
+		doubt(waiting, d.at)
+		waiting[0].join(nat, d.seen, d.server, waiting[0].guessed)
 		waiting, joined = waiting[1:], true
 	}
 	if waiting != nil {
 		j.queues[d.proxyKey] = waiting
 	}
 	return joined
+}
+
+// doubt notes that of those that wait any could be meant, if there are several. All but the latest know already.
+func doubt(waiting []*carried, at time.Time) {
+	after, _ := slices.BinarySearchFunc(waiting, at, func(k *carried, at time.Time) int {
+		if k.earliest.After(at) {
+			return 1
+		}
+		return -1
+	})
+	for i := after - 1; after > 1 && i >= 0 && !waiting[i].guessed; i-- {
+		waiting[i].guessed = true
+	}
 }
 
 // join says what the container sees, in the news at hand, or, if it was told before, as news of its own.

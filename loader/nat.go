@@ -30,8 +30,8 @@ type NATNews struct {
 	// Opened are the new connections that are translated, in any namespace, and those of the host's namespace to one of the
 	// endpoints given to [NAT.SetEndpoints], translated or not. Each is in here once in its life.
 	Opened []NATEvent
-	// Answered are those of them whose first answer has left: of TCP the SYN and ACK. A connection may be answered before
-	// the same Read tells that it was opened; one that was there before the agent may be answered without having been opened.
+	// Answered are those of them whose first answer has left: of TCP the SYN and ACK. The same Read tells that it was opened,
+	// or one before, unless it was there before the agent.
 	Answered []NATEvent
 }
 

@@ -35,6 +35,7 @@ type natUnion struct {
 	now  time.Time
 
 	records unmatched    // without an event; empty between two unite
+	answers []NATEvent   // likewise
 	events  [2]unmatched // without a record yet: those of late, and those before them
 	last    [2]time.Time // when the newest of each came
 
@@ -69,6 +70,7 @@ func (u *natUnion) unite(now time.Time, records func(func(natRecord)) error, eve
 		u.tell(&u.events[0])
 	}
 	u.tellRecords()
+	u.tellAnswers()
 	return errors.Join(errs...)
 }
 
@@ -83,7 +85,7 @@ func (u *natUnion) key(t *Tracked) uint64 {
 
 func (u *natUnion) record(r natRecord) {
 	if r.answered {
-		u.news.Answered = append(u.news.Answered, r.NATEvent)
+		u.answers = append(u.answers, r.NATEvent)
 		return
 	}
 	key := u.key(&r.Tracked)
@@ -128,10 +130,13 @@ func (u *natUnion) tellEvents() {
 }
 
 func (u *natUnion) tell(events *unmatched) {
-	events.drain(func(key uint64, e NATEvent) {
-		u.known.add(key, u.now)
-		u.news.Opened = append(u.news.Opened, e)
-	})
+	events.drain(u.tellEvent)
+}
+
+// tellEvent tells of one that had no record. If that comes later, it is of one that is known.
+func (u *natUnion) tellEvent(key uint64, e NATEvent) {
+	u.known.add(key, u.now)
+	u.news.Opened = append(u.news.Opened, e)
 }
 
 // tellRecords tells of those that the events have missed.
@@ -143,6 +148,26 @@ func (u *natUnion) tellRecords() {
 		u.alone.add(key, u.now)
 		u.news.Opened = append(u.news.Opened, r)
 	})
+}
+
+// tellAnswers tells of the answers, and first of those connections whose event still waits for a packet. It waits in vain:
+// what is answered has come to where it was meant to.
+func (u *natUnion) tellAnswers() {
+	for _, answer := range u.answers {
+		key := u.key(&answer.Tracked)
+		for i := range u.events {
+			if event, ok := u.events[i].take(key); ok {
+				if answer.At.Before(event.At) { // which is when it was read
+					event.At = answer.At
+				}
+				u.tellEvent(key, event)
+				break
+			}
+		}
+	}
+	u.news.Answered = append(u.news.Answered, u.answers...)
+	clear(u.answers)
+	u.answers = u.answers[:0]
 }
 
 // waiting is how many connections are in here that nobody has read of.

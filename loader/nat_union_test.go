@@ -86,6 +86,15 @@ func TestNATUnion(t *testing.T) {
 		{name: "there before", existing: []uint16{1, 2}, steps: []step{
 			{records: []uint16{1}}, {records: []uint16{1}, want: []told{record(1)}}, {records: []uint16{2}, events: []uint16{2}, want: []told{both(2)}},
 		}},
+		{name: "answered, and no device", steps: []step{
+			{events: []uint16{1, 2}, answered: []uint16{1}, want: []told{event(1), {Number: 1, AnsweredInstead: true}}},
+			{at: soon, answered: []uint16{2}, want: []told{event(2), {Number: 2, AnsweredInstead: true}}},
+			{at: later}, {at: 2 * later},
+			{at: 3 * later, records: []uint16{1}}, // a late packet
+		}},
+		{name: "answered, and seen by both", steps: []step{
+			{records: []uint16{1}, events: []uint16{1}, answered: []uint16{1}, want: []told{both(1), {Number: 1, AnsweredInstead: true}}}, {at: later},
+		}},
 		{name: "answers", steps: []step{{answered: []uint16{1, 1}, want: []told{{Number: 1, AnsweredInstead: true}, {Number: 1, AnsweredInstead: true}}}}},
 		{name: "events alone", alone: true, steps: []step{{events: []uint16{1, 1}, want: []told{event(1), event(1)}}, {at: later}}},
 	} {

@@ -94,7 +94,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 		a.state.Process(p)
 	}
 	if a.docker, err = enrich.OpenDocker(a.state, enrich.DockerHooks{
-		Note: a.engineChanged, Settle: a.settle, Changed: a.watchPublished,
+		Note: a.engineChanged, Settle: a.settle, Changed: a.inventoryChanged,
 	}); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
@@ -346,6 +346,13 @@ func (a *agent) readAddresses() {
 		return
 	}
 	a.state.SetHostAddresses(addresses)
+}
+
+// inventoryChanged is told when containers or networks have come or gone. A network's bridge has an address of the host, which
+// docker-proxy uses at once.
+func (a *agent) inventoryChanged() {
+	a.readAddresses()
+	a.watchPublished()
 }
 
 // engineChanged is told of the connection to Docker, and after each new one looks again at who lives where.
