@@ -16,7 +16,7 @@ var unknown = cause{Cause: Cause{CauseUnknown, KindFault, "no rule explains it: 
 // which are read a moment later: what may have one of these causes waits for that.
 var trackingCauses = []cause{
 	{
-		Cause: Cause{"dns-5s-race", KindFault, "a DNS query for which connection tracking had no room beside another of the same socket: it is asked again after 5 s"},
+		Cause: Cause{"dns-5s-race", KindFault, "a DNS query for which connection tracking had no place: no port was left, or another query of its socket was first; it is asked again after 5 s"},
 		rules: where((*scene).isLostLookup, netfilterDrops...),
 	},
 	{

@@ -94,20 +94,19 @@ func (p *publishedPort) isBefore(other *publishedPort) bool {
 	return p.died.After(other.died)
 }
 
-// SetKeptPorts says at which TCP addresses the engine itself listens. It does so only to keep published ports from others,
-// where it has no docker-proxy (userland-proxy=false) or the routing mesh serves them, and accepts nobody.
-func (s *State) SetKeptPorts(addresses []netip.AddrPort) {
+// SetKeptPorts says where the engine itself listens. It does so only to keep published ports from others, where it has no
+// docker-proxy (userland-proxy=false) or the routing mesh serves them, and accepts nobody. The listeners become the State's.
+func (s *State) SetKeptPorts(listeners []loader.Listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kept = addresses
+	s.kept = listeners
 }
 
 // isKept tells of a connection that the kernel has accepted and nobody will serve.
 func (s *State) isKept(c *PublishedConnection, kind NATKind) bool {
 	to := c.Original.Destination
-	return kind == "" && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(kept netip.AddrPort) bool {
-		at := kept.Addr()
-		return kept.Port() == to.Port() && (at == to.Addr() || at == netip.IPv6Unspecified() || at == netip.IPv4Unspecified() && to.Addr().Is4())
+	return kind == "" && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(l loader.Listener) bool {
+		return l.Address.Port() == to.Port() && l.Takes(to.Addr())
 	})
 }
 

@@ -308,24 +308,30 @@ func TestPublishedConnections(t *testing.T) {
 // Where the engine has no docker-proxy it may hold the port itself: the kernel answers, and nobody serves.
 func TestKeptPortsServeNobody(t *testing.T) {
 	udp := of(unix.IPPROTO_UDP)
+	at := func(address string) loader.Listener {
+		return loader.Listener{Address: netip.MustParseAddrPort(address)}
+	}
+	onlyIPv6 := at("[::]:8080")
+	onlyIPv6.V6Only = true
 	for _, tc := range []struct {
 		name   string
-		kept   string
+		kept   loader.Listener
 		entry  loader.Tracked
 		serves bool
 	}{
-		{"kept", "0.0.0.0:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
-		{"kept at the address", "192.0.2.1:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
-		{"kept for both families", "[::]:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
-		{"kept in the routing mesh", "[::]:9090", entry("203.0.113.9:1->192.0.2.1:9090", "192.0.2.1:9090->203.0.113.9:1"), false},
-		{"another port", "0.0.0.0:8081", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
-		{"another address", "192.0.2.2:8080", entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
-		{"a rule leads on", "0.0.0.0:8080", entry("203.0.113.9:1->192.0.2.1:8080", "172.30.1.2:80->203.0.113.9:1"), true},
-		{"UDP", "0.0.0.0:5300", with(entry("203.0.113.9:1->192.0.2.1:5300", "192.0.2.1:5300->203.0.113.9:1"), udp), true},
+		{"kept", at("0.0.0.0:8080"), entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept at the address", at("192.0.2.1:8080"), entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept for both families", at("[::]:8080"), entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), false},
+		{"kept for IPv6 only", onlyIPv6, entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
+		{"kept in the routing mesh", at("[::]:9090"), entry("203.0.113.9:1->192.0.2.1:9090", "192.0.2.1:9090->203.0.113.9:1"), false},
+		{"another port", at("0.0.0.0:8081"), entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
+		{"another address", at("192.0.2.2:8080"), entry("203.0.113.9:1->192.0.2.1:8080", "192.0.2.1:8080->203.0.113.9:1"), true},
+		{"a rule leads on", at("0.0.0.0:8080"), entry("203.0.113.9:1->192.0.2.1:8080", "172.30.1.2:80->203.0.113.9:1"), true},
+		{"UDP", at("0.0.0.0:5300"), with(entry("203.0.113.9:1->192.0.2.1:5300", "192.0.2.1:5300->203.0.113.9:1"), udp), true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newPort(t)
-			w.SetKeptPorts([]netip.AddrPort{netip.MustParseAddrPort(tc.kept)})
+			w.SetKeptPorts([]loader.Listener{tc.kept})
 			nat := w.settled(loader.NATNews{Opened: w.events(tc.entry), Answered: w.events(tc.entry)})
 			if serves := len(nat.Connections) == 1; len(nat.Attempts) != 1 || serves != tc.serves {
 				t.Errorf("%d attempts and %d connections", len(nat.Attempts), len(nat.Connections))

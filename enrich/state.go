@@ -59,7 +59,7 @@ type State struct {
 	ingressPorts map[ingressPort]Identity
 	services     []Service // of the Swarm
 	unstarted    []UnstartedContainer
-	kept         []netip.AddrPort // see SetKeptPorts
+	kept         []loader.Listener // see SetKeptPorts
 }
 
 // ingressPort is a port of every node that the routing mesh publishes.

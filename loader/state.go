@@ -97,9 +97,23 @@ type Neighbour struct {
 
 // Listener is a TCP socket that listens.
 type Listener struct {
-	Address netip.AddrPort // [::] mostly takes IPv4 connections too
+	Address netip.AddrPort // IPv4 by an IPv6 socket is IPv4
+	V6Only  bool           // of IPv6 sockets; one on [::] that is not takes IPv4 connections too
 	// Process is the name of one that holds it. "" is not known: see [SocketOwners]. Looked for on the HostQuery's ports only.
 	Process string
+}
+
+// Takes tells whether a connection to an address, at the Listener's port, may become its own: one to its very address, and to
+// any of its family if it listens on all. An IPv6 socket that does takes IPv4 too, unless it is V6Only.
+func (l Listener) Takes(to netip.Addr) bool {
+	switch at := l.Address.Addr(); at {
+	case netip.IPv4Unspecified():
+		return to.Is4()
+	case netip.IPv6Unspecified():
+		return to.Is6() || !l.V6Only
+	default:
+		return at == to
+	}
 }
 
 // Connection is a TCP connection of a process of this namespace, as it sees it. IPv4 over an IPv6 socket is IPv4.

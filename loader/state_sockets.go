@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -32,11 +33,13 @@ const (
 	inetDiagBytecode   = 1
 	sizeofInetDiagMsg  = 72
 	inetDiagFamily     = 0
+	inetDiagState      = 1
 	inetDiagLocalPort  = 4 // big endian, as is the next
 	inetDiagRemotePort = 6
 	inetDiagLocal      = 8
 	inetDiagRemote     = 24
 	inetDiagInode      = 68
+	inetDiagV6Only     = 11 // an attribute, which the kernel adds for IPv6 sockets that listen (inet_diag_msg_attrs_fill)
 )
 
 // tcpSocket is one of a process of this namespace.
@@ -44,6 +47,7 @@ type tcpSocket struct {
 	local  netip.AddrPort
 	remote netip.AddrPort
 	inode  uint32
+	v6Only bool // known of those that listen
 }
 
 // readListeners lists the TCP sockets that listen. The kernel keeps them in a table of their own.
@@ -66,7 +70,9 @@ func (s *HostState) readListeners(query HostQuery) error {
 		names, s.Proxies = query.Owners.names, query.Owners.proxies
 	}
 	for _, socket := range found {
-		s.Listeners = append(s.Listeners, Listener{Address: socket.local, Process: names[socket.inode]})
+		s.Listeners = append(s.Listeners, Listener{
+			Address: unmap(socket.local), V6Only: socket.v6Only, Process: names[socket.inode],
+		})
 	}
 	return err
 }
@@ -137,7 +143,16 @@ func parseTCP(m []byte) (tcpSocket, bool) {
 		local:  end(inetDiagLocal, inetDiagLocalPort),
 		remote: end(inetDiagRemote, inetDiagRemotePort),
 		inode:  binary.NativeEndian.Uint32(m[inetDiagInode:]),
+		v6Only: m[inetDiagState] == netlink.TCP_LISTEN && isV6Only(m[sizeofInetDiagMsg:]),
 	}, true
+}
+
+// isV6Only looks for the attribute that says so. Without it, as of IPv4 sockets, or if it cannot be read, there is no such word.
+func isV6Only(attributes []byte) bool {
+	parsed, err := nl.ParseRouteAttr(attributes)
+	return err == nil && slices.ContainsFunc(parsed, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == inetDiagV6Only && len(a.Value) > 0 && a.Value[0] != 0
+	})
 }
 
 // portRange is both ends and what lies between.

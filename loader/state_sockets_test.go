@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // mustListenTCP listens in the calling thread's namespace.
@@ -49,11 +51,17 @@ func byLocal(a, b Connection) int {
 func TestListeners(t *testing.T) {
 	enterFreshNetns(t)
 	var want []Listener
-	for network, address := range map[string]string{"tcp4": "0.0.0.0:80", "tcp6": "[::1]:81", "tcp": ":82"} {
-		want = append(want, Listener{Address: addrPort(mustListenTCP(t, network, address).Addr())})
+	listen := func(network, address string, v6Only bool) *net.TCPListener {
+		listener := mustListenTCP(t, network, address)
+		want = append(want, Listener{Address: addrPort(listener.Addr()), V6Only: v6Only})
+		return listener
 	}
-	server := mustListenTCP(t, "tcp4", "127.0.0.1:83")
-	want = append(want, Listener{Address: addrPort(server.Addr())})
+	listen("tcp4", "0.0.0.0:80", false)
+	listen("tcp6", "[::1]:81", true)
+	listen("tcp", ":82", false)
+	listen("tcp6", "[::]:85", true)
+	server := listen("tcp4", "127.0.0.1:83", false)
+	want = append(want, Listener{Address: mustListenMapped(t, "::ffff:127.0.0.1", 86)})
 	connect(t, ownNamespace(t), server, "127.0.0.1:83") // neither end listens
 	newNamespace(t).do(t, func() {
 		if other, err := net.Listen("tcp4", "127.0.0.1:84"); err != nil {
@@ -70,6 +78,61 @@ func TestListeners(t *testing.T) {
 	if diff := cmp.Diff(want, got, addresses()); diff != "" {
 		t.Errorf("listeners (-want +got):\n%s", diff)
 	}
+}
+
+// mustListenMapped listens on an IPv4 address by an IPv6 socket, as Java does, and returns the address.
+func mustListenMapped(tb testing.TB, address string, port uint16) netip.AddrPort {
+	tb.Helper()
+	at := netip.MustParseAddr(address)
+	socket, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		tb.Cleanup(func() { _ = unix.Close(socket) })
+		err = errors.Join(
+			unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
+			unix.Bind(socket, &unix.SockaddrInet6{Addr: at.As16(), Port: int(port)}),
+			unix.Listen(socket, 1))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return netip.AddrPortFrom(at.Unmap(), port)
+}
+
+// Whether a connection becomes a listener's is for the kernel to say.
+func TestListenersTake(t *testing.T) {
+	enterFreshNetns(t)
+	enableIPv6(t, "lo", "2001:db8::1/128")
+	run(t, "ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+	addresses := []string{"127.0.0.1", "192.0.2.1", "::1", "2001:db8::1"}
+	port := 90
+	try := func(listen func(port uint16)) {
+		port++
+		listen(uint16(port))
+		listeners := slices.DeleteFunc(mustReadHost(t, HostQuery{}).Listeners, func(l Listener) bool { return int(l.Address.Port()) != port })
+		if len(listeners) != 1 {
+			t.Fatalf("listeners %+v", listeners)
+		}
+		for _, address := range addresses {
+			to := netip.AddrPortFrom(netip.MustParseAddr(address), uint16(port))
+			connection, err := net.Dial("tcp", to.String())
+			if err == nil {
+				mustClose(t, connection)
+			}
+			if got := listeners[0].Takes(to.Addr()); got != (err == nil) {
+				t.Errorf("%+v takes what is for %s: %t, but connecting says %v", listeners[0], address, got, err)
+			}
+		}
+	}
+	for _, address := range []string{"0.0.0.0", "127.0.0.1", "192.0.2.1", "[::]", "[::1]", "[2001:db8::1]"} {
+		network := "tcp6"
+		if address[0] != '[' {
+			network = "tcp4"
+		}
+		try(func(port uint16) { mustListenTCP(t, network, fmt.Sprintf("%s:%d", address, port)) })
+	}
+	try(func(port uint16) { mustListenTCP(t, "tcp", fmt.Sprintf(":%d", port)) })
+	try(func(port uint16) { mustListenMapped(t, "::ffff:192.0.2.1", port) })
+	try(func(port uint16) { mustListenMapped(t, "::ffff:0.0.0.0", port) })
 }
 
 func TestConnections(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,10 +90,10 @@ func (a *agent) noteConntrack(view *findings.View) {
 }
 
 // keptPorts are where the engine listens for nobody.
-func keptPorts(listeners []loader.Listener) (kept []netip.AddrPort) {
+func keptPorts(listeners []loader.Listener) (kept []loader.Listener) {
 	for _, l := range listeners {
 		if findings.Keeps(l) {
-			kept = append(kept, l.Address)
+			kept = append(kept, l)
 		}
 	}
 	return kept

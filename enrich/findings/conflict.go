@@ -28,8 +28,11 @@ func conflictRules() []rule {
 	}
 }
 
+// portCarrier is the name of Docker's own process that serves a published port.
+const portCarrier = "docker-proxy"
+
 // portHolders are the names of processes that keep published ports for an engine: Docker's, and Podman's.
-var portHolders = []string{"docker-proxy", "dockerd", "conmon"}
+var portHolders = []string{portCarrier, "dockerd", "conmon"}
 
 // Keeps tells of a socket of Docker itself that it is there to keep a published port from others: it accepts nobody.
 func Keeps(l loader.Listener) bool { return l.Process == "dockerd" }
@@ -126,16 +129,17 @@ func (v *View) listeners() map[uint16][]loader.Listener {
 	return all
 }
 
-// strangerOf finds who has a published address, of those who listen on its port. On a loopback address another may listen
-// besides one who has published the port on all: neither is in the other's way.
+// strangerOf finds who has a published address, of those who listen on its port: whoever takes connections to it, or, where the
+// port is published on all addresses of a family, to one of them. On a loopback address another may listen besides: neither is
+// in the other's way.
 func strangerOf(published netip.Addr, listeners []loader.Listener) (found loader.Listener, taken bool) {
 	for _, l := range listeners {
 		at := l.Address.Addr()
 		switch {
 		case l.Process == "" || slices.Contains(portHolders, l.Process):
 			return loader.Listener{}, false
-		case at.Is6() != published.Is6():
-		case at == published || at.IsUnspecified() || published.IsUnspecified() && !at.IsLoopback():
+		case taken: // by the first
+		case l.Takes(published) || published.IsUnspecified() && published.Is6() == at.Is6() && !at.IsLoopback():
 			found, taken = l, true
 		}
 	}

@@ -45,6 +45,26 @@ func conflictCases() []ruleCase {
 			},
 			one("port-conflict", web, owner, text("published on", "0.0.0.0:8080"), text("held by", "nginx on 0.0.0.0:8080")),
 		},
+		{
+			"another process has the port of both families", func(v *View) {
+				containerOf(v, webID).Published = containerOf(v, webID).Published[:1] // 0.0.0.0 alone
+				listen(by("caddy", "[::]:8080"))(v)
+			},
+			one("port-conflict", web, owner, text("published on", "0.0.0.0:8080"), text("held by", "caddy on [::]:8080")),
+		},
+		{
+			"another process has the port of both families, published on one address", func(v *View) {
+				containerOf(v, webID).Published = containerOf(v, webID).Published[:1]
+				containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
+				listen(by("caddy", "[::]:8080"))(v)
+			},
+			one("port-conflict", web, owner, text("published on", "192.168.1.6:8080"), text("held by", "caddy on [::]:8080")),
+		},
+		{"another process has the port of IPv6 only", func(v *View) {
+			containerOf(v, webID).Published = containerOf(v, webID).Published[:1]
+			listen(by("caddy", "[::]:8080"))(v)
+			v.Host.Listeners[0].V6Only = true
+		}, nil},
 		{"another process has the port on loopback", listen(by("systemd-resolve", "127.0.0.53:8080")), nil},
 		{"another process has another address", func(v *View) {
 			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")

@@ -29,7 +29,7 @@ func conntrackRules() []rule {
 			Definition: Definition{
 				ID: "dns-5s-race", Severity: Warning,
 				Title:   "DNS queries are lost in connection tracking: lookups stall for the resolver's timeout, mostly five seconds.",
-				Remedy:  "Two queries sent at once from one socket (A and AAAA) compete for one entry, and the loser is dropped. Set the resolver option single-request-reopen (--dns-opt), or ask a resolver that is reached without NAT, such as a cache in the container's own network.",
+				Remedy:  "See first whether source ports towards the resolver run out (bridgewatch nat --egress) or the table is full (conntrack -C). If so, have programs ask less often, or use a resolver that is reached without NAT, such as a cache in the container's own network. Else two queries that one socket sends at once (A and AAAA) compete for one entry, of which Linux since 5.7 loses few: set the resolver option single-request-reopen (--dns-opt).",
 				Confirm: "conntrack -S | grep -o 'insert_failed=[0-9]*'",
 				Basis:   "packets for port 53 over UDP that netfilter dropped while the count of entries that could not be inserted rose",
 			},
@@ -40,8 +40,8 @@ func conntrackRules() []rule {
 			Definition: Definition{
 				ID: "stale-udp-ct", Severity: Warning,
 				Title:   "UDP for a published port goes where its container is not: connection tracking remembers an older way.",
-				Remedy:  "Delete the stale entries: conntrack -D -p udp --orig-port-dst PORT. Docker from 23.0 on does so when a container starts; if they come back with each restart, publish the port under its own number.",
-				Confirm: "conntrack -L -p udp --orig-port-dst {port}",
+				Remedy:  "Delete the stale entries: conntrack -D -p udp --orig-port-dst PORT, for IPv6 with -f ipv6. Docker from 23.0 on does so when a container starts; if they come back with each restart, publish the port under its own number.",
+				Confirm: "conntrack -L -f {family} -p udp --orig-port-dst {port}",
 				Basis:   "tracked UDP connections to a published port of the host that lead to an address which no container has, or past the container although rules lead others to it, for longer than an unanswered entry lives that nobody uses",
 			},
 			after: unused,
@@ -175,7 +175,7 @@ func staleEntries(v *View) []hit {
 			number("stale entries", float64(entries[subject]), "tracked now"),
 			text("example", e.Original.Source.String()+" > "+e.Original.Destination.String()+" udp"),
 			text("goes to", wayOf(e)), text("container's addresses", addressesOf(running[e.ContainerID])))
-		h.fill["container"] = running[e.ContainerID].Name
+		h.fill["container"], h.fill["family"] = running[e.ContainerID].Name, familyOf(&e.Original)
 		hits = append(hits, h)
 	}
 	return hits

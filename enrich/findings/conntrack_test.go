@@ -113,15 +113,24 @@ func conntrackCases() []ruleCase {
 				stale(v, webID, 17, "203.0.113.9:4000", "172.20.0.77:514")
 				stale(v, webID, 17, "203.0.113.8:4000", "172.20.0.77:514")
 			},
-			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -p udp --orig-port-dst 514",
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
 				number("stale entries", 2, "tracked now"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
 				text("goes to", "172.20.0.77:514"), text("container's addresses", "172.20.0.2")),
 		},
 		{
 			"an entry from before the port was published", func(v *View) { stale(v, webID, 17, "203.0.113.9:4000", "192.168.1.5:514") },
-			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -p udp --orig-port-dst 514",
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
 				number("stale entries", 1, "tracked now"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
 				text("goes to", "the host itself"), text("container's addresses", "172.20.0.2")),
+		},
+		{
+			"a stale entry of IPv6", func(v *View) {
+				stale(v, webID, 17, "[fd00:9::9]:4000", "[fd00::77]:514")
+				v.Tracking.Stale[0].Original.Destination = addrPort("[fd00:9::5]:514")
+			},
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv6 -p udp --orig-port-dst 514",
+				number("stale entries", 1, "tracked now"), text("example", "[fd00:9::9]:4000 > [fd00:9::5]:514 udp"),
+				text("goes to", "[fd00::77]:514"), text("container's addresses", "172.20.0.2")),
 		},
 		{"a stale entry of a container that has ended", func(v *View) {
 			stale(v, "0123456789abcdef", 17, "203.0.113.9:4000", "172.20.0.77:514")

@@ -52,7 +52,7 @@ func sourceRules() []rule {
 				ID: "broad-masq", Severity: Warning,
 				Title:   "A masquerade rule hides remote clients from a container: it sees the host's address instead of theirs.",
 				Remedy:  "A rule in POSTROUTING translates what comes in as well as what leaves. Limit it to the uplink (-o UPLINK), or to the sources that need it (-s SUBNET).",
-				Confirm: "conntrack -L -p {protocol} --orig-port-dst {port}",
+				Confirm: "conntrack -L -f {family} -p {protocol} --orig-port-dst {port}",
 				Basis:   "connections of remote clients to a published port whose destination and whose source were both translated on the host",
 			},
 			find: masqueradedInbound,
@@ -62,7 +62,7 @@ func sourceRules() []rule {
 				ID: "masq-src", Severity: Info,
 				Title:   "A container that is to be recognised by its address shares the host's with others.",
 				Remedy:  "Give its network an address of its own: com.docker.network.host_ipv4 with a second address of the host, or gateway mode \"routed\" with a route back, or attach the container to macvlan or ipvlan.",
-				Confirm: "conntrack -L --reply-dst {address}",
+				Confirm: "conntrack -L --src-nat {address}",
 				Basis:   "the label bridgewatch.source-address=required, and the tracked connections of all containers to the outside by the address that they appear under",
 			},
 			after: settle,
@@ -141,6 +141,15 @@ func visit(c *enrich.PublishedConnection) Fact {
 	return text("example", c.Original.Source.String()+" > "+c.Original.Destination.String()+" "+c.Protocol)
 }
 
+// familyOf is what the conntrack tool calls a connection's family. Where no address tells, it has to be said: before 1.4.7 the
+// tool lists IPv4 only.
+func familyOf(t *loader.Tuple) string {
+	if t.Destination.Addr().Is6() {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
 // ofPort is a published port of a container as a subject.
 func ofPort(c *enrich.LiveContainer, port uint16, protocol string) Subject {
 	subject := of(c, "", enrich.ScopeHost)
@@ -179,7 +188,9 @@ func meshed(v *View) []hit {
 func masqueradedInbound(v *View) []hit {
 	var hits []hit
 	for _, u := range v.lostBy(enrich.InboundMasquerade) {
-		hits = append(hits, u.hit(u.facts()...))
+		h := u.hit(u.facts()...)
+		h.fill["family"] = familyOf(&u.example.Original)
+		hits = append(hits, h)
 	}
 	return hits
 }
@@ -210,11 +221,11 @@ func publishedOverIPv6(v *View) []hit {
 	return hits
 }
 
-// offeredOverIPv6 tells which published ports somebody listens on for all IPv6 clients that there may be.
+// offeredOverIPv6 tells which published ports docker-proxy, as far as is known, listens on for all IPv6 clients that there may be.
 func (v *View) offeredOverIPv6() func(enrich.PublishedPort) bool {
 	listens := make(map[uint16]bool)
 	for _, l := range v.Host.Listeners {
-		if l.Address.Addr() == netip.IPv6Unspecified() {
+		if l.Address.Addr() == netip.IPv6Unspecified() && (l.Process == "" || l.Process == portCarrier) {
 			listens[l.Address.Port()] = true
 		}
 	}
@@ -314,17 +325,11 @@ func (v *View) remoteClients() map[uint16][]loader.Connection {
 			continue
 		}
 		// Where nobody listens, the host is the client, from a port that happens to be the same. The engine serves nobody.
-		if slices.ContainsFunc(listeners[port], func(l loader.Listener) bool { return covers(l.Address.Addr(), local) && !Keeps(l) }) {
+		if slices.ContainsFunc(listeners[port], func(l loader.Listener) bool { return l.Takes(local) && !Keeps(l) }) {
 			remote[port] = append(remote[port], c)
 		}
 	}
 	return remote
-}
-
-// covers tells whether a socket on an address takes what is for another: an unspecified one takes all, and that of IPv6
-// mostly IPv4 too.
-func covers(listening, address netip.Addr) bool {
-	return listening == address || listening == netip.IPv6Unspecified() || listening == netip.IPv4Unspecified() && address.Is4()
 }
 
 // clientsOf are those that came to a published port, of connections to a port with its number.
@@ -332,8 +337,8 @@ func clientsOf(p enrich.PublishedPort, connections []loader.Connection, ipv6 boo
 	var clients []netip.AddrPort
 	for _, c := range connections {
 		local := c.Local.Addr()
-		sameFamily := p.Host.Addr().Is6() == local.Is6()
-		if p.Protocol == "tcp" && sameFamily && covers(p.Host.Addr(), local) && (ipv6 || local.Is4()) {
+		published := p.Host.Addr() == local || p.Host.Addr().IsUnspecified() && p.Host.Addr().Is6() == local.Is6()
+		if p.Protocol == "tcp" && published && (ipv6 || local.Is4()) {
 			clients = append(clients, c.Remote)
 		}
 	}

@@ -64,7 +64,8 @@ func sourceCases() []ruleCase {
 	const (
 		listening = "ss -Htulnp 'sport = :8080'"
 		sockets   = "ss -Htunap 'sport = :8080'"
-		tracked   = "conntrack -L -p tcp --orig-port-dst 8080"
+		tracked   = "conntrack -L -f ipv4 -p tcp --orig-port-dst 8080"
+		tracked6  = "conntrack -L -f ipv6 -p tcp --orig-port-dst 8080"
 		visitor   = "203.0.113.9:50000"
 	)
 	example := text("example", "203.0.113.9:50000 > 192.168.1.5:8080 tcp")
@@ -94,6 +95,18 @@ func sourceCases() []ruleCase {
 			ipv6(v)
 			v.Host.Listeners = v.Host.Listeners[:1]
 		}, nil},
+		{"published on [::], but another process has the port", func(v *View) {
+			ipv6(v)
+			v.Host.Listeners[1].Process = "nginx"
+			v.Host.Listeners[0].Process = "docker-proxy"
+		}, nil},
+		{
+			"published on [::] and the proxy is known", func(v *View) {
+				ipv6(v)
+				v.Host.Listeners[1].Process = "docker-proxy"
+			},
+			one("ipv6-proxy-src", web, listening, text("published on", "[::]:8080"), text("container's IPv6 address", "none")),
+		},
 		{"IPv6 on a bridge of Docker's only", func(v *View) {
 			v.Host.Routes = append(v.Host.Routes, loader.Route{Destination: prefix("2001:db8::/64"), Device: frontIndex})
 		}, nil},
@@ -125,6 +138,18 @@ func sourceCases() []ruleCase {
 			connect(v, "192.168.1.5:8080", visitor)
 			v.Host.Listeners = []loader.Listener{{Address: addrPort("0.0.0.0:8080"), Process: "dockerd"}}
 		}, nil},
+		{"sockets of remote clients where the listener takes IPv6 only", func(v *View) {
+			connect(v, "192.168.1.5:8080", visitor)
+			v.Host.Listeners = []loader.Listener{{Address: addrPort("[::]:8080"), V6Only: true}}
+		}, nil},
+		{
+			"sockets of remote clients where the listener takes both families", func(v *View) {
+				connect(v, "192.168.1.5:8080", visitor)
+				v.Host.Listeners = []loader.Listener{{Address: addrPort("[::]:8080")}}
+			},
+			one("userland-proxy-src", web, sockets,
+				number("connections that the host holds", 1, "now"), text("example", visitor+" > 0.0.0.0:8080")),
+		},
 		{"sockets of the host's own server", func(v *View) { connect(v, "192.168.1.5:22", visitor) }, nil},
 		{"sockets of a port published elsewhere", func(v *View) {
 			containerOf(v, webID).Published[0].Host = addrPort("192.168.1.6:8080")
@@ -167,6 +192,12 @@ func sourceCases() []ruleCase {
 				webUse(enrich.NoMechanism, 5, "203.0.113.8:4", "203.0.113.8:4"), webUse(enrich.InboundMasquerade, 7, visitor, "172.20.0.1:50000")),
 			one("broad-masq", web, tracked, lost(7), kept(5), example, text("container sees", "172.20.0.1:50000")),
 		},
+		{
+			"masqueraded on the way in, by IPv6", used(func(u *Use) { u.Example.Original.Destination = addrPort("[fd00:9::5]:8080") },
+				webUse(enrich.InboundMasquerade, 7, "[fd00:9::9]:4000", "[fd00::1]:4000")),
+			one("broad-masq", web, tracked6, lost(7),
+				text("example", "[fd00:9::9]:4000 > [fd00:9::5]:8080 tcp"), text("container sees", "[fd00::1]:4000")),
+		},
 		{"masqueraded on the way in, to nobody known", used(
 			func(u *Use) { u.ContainerID = "" }, webUse(enrich.InboundMasquerade, 7, visitor, "172.20.0.1:50000")), nil},
 		{"masqueraded, as Docker does for hairpin", used(
@@ -192,7 +223,7 @@ func sourceCases() []ruleCase {
 		{"the routing mesh, for the host itself", used(func(u *Use) { u.Client = enrich.ClientHost }, meshUse(5)), nil},
 		{
 			"to be recognised, and shares", func(v *View) { require(v, webID, "192.168.1.5", 3, 2) },
-			one("masq-src", webOn("", enrich.ScopeHost, "192.168.1.5"), "conntrack -L --reply-dst 192.168.1.5",
+			one("masq-src", webOn("", enrich.ScopeHost, "192.168.1.5"), "conntrack -L --src-nat 192.168.1.5",
 				text("appears as", "192.168.1.5"), number("connections of the container", 3, "tracked now"),
 				number("containers that appear so", 2, "")),
 		},
