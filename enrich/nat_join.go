@@ -54,7 +54,7 @@ type carried struct {
 	attempt, connection int  // where it is in the news at hand, -1: it is not
 	told                bool // else only its second connection is known
 	joined              bool
-	guessed             bool // there were others that docker-proxy's connection could have been for
+	guessed             bool      // there were others that docker-proxy's connection could have been for
 	earliest, latest    time.Time // when docker-proxy was asked for it
 	since               time.Time
 }
