@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
 )
@@ -142,6 +143,12 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 			for _, message := range batch {
 				d.handle(ctx, message)
 			}
+			if slices.ContainsFunc(batch, changesServices) {
+				d.listSwarm(ctx)
+			}
+			d.hooks.Changed()
+		case <-d.state.swarmWanted:
+			d.listSwarm(ctx)
 			d.hooks.Changed()
 		case err := <-stream.Err:
 			return true, fmt.Errorf("follow docker events: %w", err)
@@ -161,11 +168,10 @@ func (d *Docker) checkEngine(ctx context.Context) (version string, err error) {
 	if _, err := d.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		return "", fmt.Errorf("connect to docker: %w", err)
 	}
-	result, err := d.api.Info(ctx, client.InfoOptions{})
+	info, err := d.askNode(ctx)
 	if err != nil {
-		return "", fmt.Errorf("ask docker about itself: %w", err)
+		return "", err
 	}
-	info := result.Info
 	for _, option := range info.SecurityOptions {
 		switch {
 		case strings.Contains(option, "name=rootless"):
@@ -174,8 +180,19 @@ func (d *Docker) checkEngine(ctx context.Context) (version string, err error) {
 			return "", fmt.Errorf("%w: remapped user namespaces (userns-remap) hide the containers; turn userns-remap off", ErrUnsupportedEngine)
 		}
 	}
-	d.state.SetNode(newNode(info.Name, info.Swarm))
 	return info.ServerVersion, nil
+}
+
+// askNode asks the engine about itself, and takes in which node it is.
+func (d *Docker) askNode(ctx context.Context) (system.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return system.Info{}, fmt.Errorf("ask docker about itself: %w", err)
+	}
+	d.state.SetNode(newNode(result.Info.Name, result.Info.Swarm))
+	return result.Info, nil
 }
 
 func newNode(name string, info swarm.Info) Node {
@@ -300,6 +317,9 @@ func movesAddresses(e events.Message) bool {
 	return false
 }
 
+// changesServices tells the events after which Swarm is asked for all of its services, once for as many as come together.
+func changesServices(e events.Message) bool { return e.Type == events.ServiceEventType }
+
 // handle takes in one event. What cannot be asked for is left to the next listing.
 func (d *Docker) handle(ctx context.Context, e events.Message) {
 	switch e.Type {
@@ -307,8 +327,6 @@ func (d *Docker) handle(ctx context.Context, e events.Message) {
 		d.handleContainer(ctx, e)
 	case events.NetworkEventType:
 		d.handleNetwork(ctx, e)
-	case events.ServiceEventType:
-		d.listSwarm(ctx)
 	}
 }
 

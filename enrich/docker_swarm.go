@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -17,6 +18,9 @@ import (
 
 // ingressEndpoint is where the routing mesh's namespace is among the containers of the networks that it is on.
 const ingressEndpoint = "ingress-sbox"
+
+// swarmPause is how long traffic that may be of the routing mesh waits at least before the engine is asked again where that is.
+const swarmPause = 10 * time.Second
 
 // Service is what a Swarm manager says of a service. Others do not know.
 type Service struct {
@@ -37,8 +41,9 @@ func (s *Service) identity() Identity {
 	return identify("", labels, "", ContainerNone)
 }
 
-// listSwarm takes in what Swarm makes of this node, if it is in one. What cannot be asked for stays as it is known.
+// listSwarm takes in what Swarm makes of this node, if it is in one by now. What cannot be asked for stays as it is known.
 func (d *Docker) listSwarm(ctx context.Context) {
+	_, _ = d.askNode(ctx) // a node may join a Swarm and leave it without an event
 	if d.state.Node().Role == "" {
 		d.state.SetServices(nil)
 		d.state.SetIngressSandbox(netip.Addr{})
@@ -91,12 +96,26 @@ func (s *State) SetIngressSandbox(address netip.Addr) {
 	s.ingressSandbox = address.Unmap()
 }
 
+// wantSwarm has the engine asked for the routing mesh's address, now and then.
+func (s *State) wantSwarm() {
+	now := s.config.Now()
+	if now.Sub(s.swarmAsked) < swarmPause {
+		return
+	}
+	s.swarmAsked = now
+	select {
+	case s.swarmWanted <- struct{}{}:
+	default: // it is about to be
+	}
+}
+
 // SetServices says which services the Swarm has; none: there is no Swarm, or this node cannot know.
 func (s *State) SetServices(services []Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.services = services
 	s.ingressPorts = make(map[ingressPort]Identity)
+	s.pending.nat.endpoints.outdate()
 	for i := range services {
 		for _, p := range services[i].Mesh {
 			s.ingressPorts[ingressPort(p)] = services[i].identity()

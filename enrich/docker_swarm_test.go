@@ -141,3 +141,87 @@ func TestSwarmIsMissing(t *testing.T) {
 		})
 	}
 }
+
+// A node joins a Swarm without an event of its own. It is noticed with the first service, and when traffic goes where nobody
+// was told to be.
+func TestSwarmJoinedLater(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		news func(e *engine, s *session)
+	}{
+		{"a service is made", func(e *engine, _ *session) {
+			e.event("service", "create", "2u8tdwtfn29bswdas7lp5db1c", map[string]string{"name": "app_web"})
+		}},
+		{"traffic to nobody on the gateway bridge", func(_ *engine, s *session) {
+			s.PutNetwork(Network{
+				ID: "g", Name: gatewayBridge, Driver: "bridge", Bridge: gatewayBridge,
+				Subnets: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16")},
+			})
+			s.AttributeNAT(s.opened(entry("203.0.113.9:1->192.0.2.1:8000", "172.18.0.2:8000->203.0.113.9:1")))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e := newEngine(t, "1.51")
+			var joined any
+			e.change(func() {
+				joined = e.info["Swarm"]
+				e.info["Swarm"] = map[string]any{"LocalNodeState": "inactive"}
+			})
+			e.answerSwarm(&swarmAnswers{services: swarmServices, gatewayBridge: gatewayBridgeNetwork})
+			s := follow(t, e)
+			s.wantStatus(true)
+			wantSwarm(t, knownSwarm{}, s.swarm())
+			e.change(func() { e.info["Swarm"] = joined })
+			tc.news(e, s)
+			s.eventually("node and services of the Swarm are known", func() bool {
+				got := s.swarm()
+				return s.Node().Role == "manager" && got.Sandbox == netip.MustParseAddr("172.18.0.2") && len(got.Ports) == 3
+			})
+		})
+	}
+}
+
+// A stack of many services is one question, not one for each.
+func TestSwarmIsAskedOncePerBurst(t *testing.T) {
+	e := newEngine(t, "1.51")
+	release := make(chan struct{})
+	answers := &swarmAnswers{services: swarmServices, gatewayBridge: gatewayBridgeNetwork}
+	e.answerSwarm(answers)
+	s := follow(t, e)
+	s.wantStatus(true)
+	asked := func() (n int) {
+		e.change(func() {
+			for _, path := range e.asked {
+				if path == "/services" {
+					n++
+				}
+			}
+		})
+		return n
+	}
+	first := asked()
+	e.change(func() { // the engine is busy with one event while the others come
+		misbehave := e.misbehave
+		e.misbehave = func(path string, w http.ResponseWriter, r *http.Request) bool {
+			if path == "/networks/busy" {
+				<-release
+			}
+			return misbehave(path, w, r)
+		}
+	})
+	e.event("network", "create", "busy", nil)
+	const events = 50
+	for range events {
+		e.event("service", "update", "2u8tdwtfn29bswdas7lp5db1c", map[string]string{"name": "app_web"})
+	}
+	e.event("container", "create", "last", map[string]string{"name": "last"})
+	close(release)
+	s.eventually("all events are taken in, and then Swarm is asked", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.members["last"] != nil && asked() > first
+	})
+	if got := asked() - first; got > events/5 {
+		t.Errorf("asked %d times for %d events", got, events)
+	}
+}

@@ -3,7 +3,9 @@
 package enrich
 
 import (
+	"cmp"
 	"context"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,7 +23,12 @@ type UnstartedContainer struct {
 	ID       string
 	Name     string
 	Error    string // the engine's words
-	Port     uint16 // of the host; 0: the engine does not say
+
+	// What it is that is taken, as far as the engine says.
+
+	Port     uint16     // of the host; 0: not known
+	Address  netip.Addr // of the host, unspecified for all of its family; not valid: not known
+	Protocol string     // tcp, udp, sctp; "": not known
 }
 
 // listUnstarted asks why containers did not start that do not run. Engines remember that until the container is started
@@ -61,24 +68,28 @@ func isPortTaken(failure string) bool {
 	return strings.Contains(failure, "port is already allocated") || strings.Contains(failure, "address already in use")
 }
 
-// portWanted finds the address and port in the engine's words, of which it has several:
+// portWanted finds the protocol, address and port in the engine's words, of which it has several:
 //
 //	Bind for 0.0.0.0:8080 failed: port is already allocated
 //	Error starting userland proxy: listen tcp4 0.0.0.0:8080: bind: address already in use
 //	failed to bind host port for 0.0.0.0:8080:172.17.0.2:80/tcp: address already in use
 //	failed to bind host port 0.0.0.0:8080/tcp: address already in use
-var portWanted = regexp.MustCompile(`(?:Bind for|listen [a-z]+[46]?|host port(?: for)?) (?:\[[^\]]*\]|[0-9.]*|[0-9a-f:]*):([0-9]+)\b`)
+var portWanted = regexp.MustCompile(`(?:Bind for|listen ([a-z]+)[46]?|host port(?: for)?) (\[[^\]]*\]|[0-9.]*|[0-9a-f:]*):([0-9]+)\b(?:\S*/([a-z]+))?`)
 
-func takenPort(failure string) uint16 {
+// readFailure takes what is taken from the engine's words.
+func (u *UnstartedContainer) readFailure(failure string) {
+	u.Error = failure
 	match := portWanted.FindStringSubmatch(failure)
 	if match == nil {
-		return 0
+		return
 	}
-	port, err := strconv.ParseUint(match[1], 10, 16)
+	port, err := strconv.ParseUint(match[3], 10, 16)
 	if err != nil {
-		return 0
+		return
 	}
-	return uint16(port)
+	u.Port = uint16(port)
+	u.Protocol = cmp.Or(match[1], match[4])
+	u.Address, _ = netip.ParseAddr(strings.Trim(match[2], "[]")) // not valid where there is none
 }
 
 // noteStart takes in how a container's last start went: failure is the engine's words, "" if it did not fail.
@@ -89,10 +100,9 @@ func (s *State) noteStart(c *Container, failure string) {
 	if c.Running || !isPortTaken(failure) {
 		return
 	}
-	s.unstarted = append(s.unstarted, UnstartedContainer{
-		Identity: identify(c.Name, c.Labels, s.node.Name, s.config.ContainerLabel),
-		ID:       c.ID, Name: c.Name, Error: failure, Port: takenPort(failure),
-	})
+	u := UnstartedContainer{Identity: identify(c.Name, c.Labels, s.node.Name, s.config.ContainerLabel), ID: c.ID, Name: c.Name}
+	u.readFailure(failure)
+	s.unstarted = append(s.unstarted, u)
 }
 
 // unstartedIDs are those that are known.

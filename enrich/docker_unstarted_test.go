@@ -4,9 +4,11 @@ package enrich
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // What engines say of a port that is taken, 20.10 and 28.
@@ -16,30 +18,35 @@ const (
 	hostInUse  = "failed to set up container networking: driver failed programming external connectivity on endpoint c (0123): failed to bind host port for 127.0.0.1:8081:172.17.0.2:80/tcp: address already in use"
 )
 
-func TestTakenPort(t *testing.T) {
+func TestReadFailure(t *testing.T) {
 	for _, tc := range []struct {
 		failure string
 		taken   bool
 		port    uint16
+		at      string // address and protocol, as far as they are known
 	}{
-		{allocated, true, 8080},
-		{proxyInUse, true, 9090},
-		{hostInUse, true, 8081},
-		{"failed to set up container networking: failed to bind host port 0.0.0.0:8082/tcp: address already in use", true, 8082},
-		{"Bind for :::8083 failed: port is already allocated", true, 8083},
-		{"Bind for [::]:8084 failed: port is already allocated", true, 8084},
-		{"Error starting userland proxy: listen udp6 [::1]:8085: bind: address already in use", true, 8085},
-		{"failed to bind host port for [::]:8086:[fd00::2]:80/tcp: address already in use", true, 8086},
-		{"Bind for 0.0.0.0:70000 failed: port is already allocated", true, 0},
-		{"address already in use", true, 0},
-		{"failed to create task for container: exec: \"nginx\": executable file not found in $PATH", false, 0},
-		{"", false, 0},
+		{allocated, true, 8080, "0.0.0.0 "},
+		{proxyInUse, true, 9090, "0.0.0.0 tcp"},
+		{hostInUse, true, 8081, "127.0.0.1 tcp"},
+		{"failed to set up container networking: failed to bind host port 0.0.0.0:8082/tcp: address already in use", true, 8082, "0.0.0.0 tcp"},
+		{"failed to bind host port 192.0.2.1:514/udp: address already in use", true, 514, "192.0.2.1 udp"},
+		{"Bind for :::8083 failed: port is already allocated", true, 8083, ":: "},
+		{"Bind for [::]:8084 failed: port is already allocated", true, 8084, ":: "},
+		{"Error starting userland proxy: listen udp6 [::1]:8085: bind: address already in use", true, 8085, "::1 udp"},
+		{"failed to bind host port for [::]:8086:[fd00::2]:80/tcp: address already in use", true, 8086, ":: tcp"},
+		{"Bind for :8087 failed: port is already allocated", true, 8087, "invalid IP "},
+		{"Bind for 0.0.0.0:70000 failed: port is already allocated", true, 0, "invalid IP "},
+		{"address already in use", true, 0, "invalid IP "},
+		{"failed to create task for container: exec: \"nginx\": executable file not found in $PATH", false, 0, "invalid IP "},
+		{"", false, 0, "invalid IP "},
 	} {
 		if taken := isPortTaken(tc.failure); taken != tc.taken {
 			t.Errorf("%q: taken %t, want %t", tc.failure, taken, tc.taken)
 		}
-		if port := takenPort(tc.failure); port != tc.port {
-			t.Errorf("%q: port %d, want %d", tc.failure, port, tc.port)
+		var u UnstartedContainer
+		u.readFailure(tc.failure)
+		if at := u.Address.String() + " " + u.Protocol; u.Error != tc.failure || u.Port != tc.port || at != tc.at {
+			t.Errorf("%q: port %d of %q, want %d of %q", u.Error, u.Port, at, tc.port, tc.at)
 		}
 	}
 }
@@ -68,15 +75,15 @@ func TestUnstarted(t *testing.T) {
 	s := follow(t, e)
 	s.wantStatus(true)
 	want := []UnstartedContainer{
-		{Identity{Container: "three"}, idOf("three"), "three", proxyInUse, 9090},
-		{Identity{Container: "two"}, idOf("two"), "two", allocated, 8080},
+		{Identity{Container: "three"}, idOf("three"), "three", proxyInUse, 9090, netip.IPv4Unspecified(), "tcp"},
+		{Identity{Container: "two"}, idOf("two"), "two", allocated, 8080, netip.IPv4Unspecified(), ""},
 	}
 	wantUnstarted(t, s, want)
 
 	// A failing start is heard of by the network that it gives up: nothing else is told.
 	e.addStopped("four", "created", hostInUse)
 	e.event("network", "disconnect", idOf("network shop_default"), map[string]string{"name": "shop_default", "container": idOf("four")})
-	want = []UnstartedContainer{{Identity{Container: "four"}, idOf("four"), "four", hostInUse, 8081}, want[0], want[1]}
+	want = []UnstartedContainer{{Identity{Container: "four"}, idOf("four"), "four", hostInUse, 8081, netip.MustParseAddr("127.0.0.1"), "tcp"}, want[0], want[1]}
 	s.eventually("four failed", func() bool { return len(s.Inventory().Unstarted) == 3 })
 	wantUnstarted(t, s, want)
 
@@ -93,7 +100,7 @@ func TestUnstarted(t *testing.T) {
 
 func wantUnstarted(t *testing.T, s *session, want []UnstartedContainer) {
 	t.Helper()
-	if diff := cmp.Diff(want, s.Inventory().Unstarted); diff != "" {
+	if diff := cmp.Diff(want, s.Inventory().Unstarted, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("unstarted (-want +got):\n%s", diff)
 	}
 }

@@ -138,12 +138,17 @@ func (s *State) memberByAddress(address netip.Addr) *member {
 }
 
 // learn notes that a container sent from an address of a network here, for when the engine was too late to say so or does
-// not list it. Never over what is known.
+// not list it. Never over what the engine told, or what a living one has: the dead's go to others at once.
 func (s *State) learn(address netip.Addr, owner *member) {
-	if len(s.learned) >= maxLearned || s.memberByAddress(address) != nil || s.isHost(address) || !s.isOnNetwork(address) {
+	last, known := s.learned[address]
+	if m := s.members[last]; m != nil && m.alive() || s.index().addresses[address] != nil {
+		return
+	}
+	if !known && len(s.learned) >= maxLearned || s.isHost(address) || !s.isOnNetwork(address) {
 		return
 	}
 	s.learned[address] = owner.ID
+	s.pending.nat.endpoints.outdate()
 }
 
 func (s *State) isOnNetwork(address netip.Addr) bool {

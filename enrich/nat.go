@@ -9,8 +9,11 @@ import (
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// ScopeIngress is the namespace that Swarm's routing mesh runs in on every node.
-const ScopeIngress Scope = "ingress"
+// Scopes of Swarm's own namespaces, of which every node has its own.
+const (
+	ScopeIngress      Scope = "ingress"      // the routing mesh's
+	ScopeLoadBalancer Scope = "loadbalancer" // of an overlay network, for its services' virtual addresses
+)
 
 // NATKind is what a translation does. One that changes both ends has the kind of the destination's.
 type NATKind string
@@ -83,8 +86,9 @@ type PublishedConnection struct {
 
 	Scope       Scope
 	ContainerID string
-	Port        uint16 // of the host
-	Protocol    string // tcp, udp, sctp
+	Port        uint16  // of the host
+	Protocol    string  // tcp, udp, sctp
+	Kind        NATKind // of the host's translation; "": none, a proxy carries it
 	Client      Client
 	Preserved   bool // the container sees the client's address
 	Mechanism   Mechanism
@@ -116,7 +120,7 @@ type NAT struct {
 // NATRow is a line of the live table of translated connections.
 type NATRow struct {
 	Time        time.Time      `json:"time"` // when it was opened
-	Netns       Scope          `json:"scope"`
+	Scope       Scope          `json:"scope"`
 	Stack       string         `json:"stack,omitempty"`
 	Service     string         `json:"service,omitempty"`
 	Container   string         `json:"container,omitempty"`
@@ -166,6 +170,9 @@ type StaleEntry struct {
 // Tracking is what the host's table of tracked connections says at a moment.
 type Tracking struct {
 	Identities []EgressIdentity
-	Pressure   []PortPressure // those most in use, highest first, of destinations with more than one port in use
-	Stale      []StaleEntry
+	// Pressure is of the destinations with most ports in use, of those with more than one, highest first: ten, and the highest
+	// of each protocol.
+	Pressure  []PortPressure
+	Stale     []StaleEntry
+	MoreStale int // how many there are that Stale has no room for
 }

@@ -21,7 +21,7 @@ const (
 	// joinMemory is how long connections are remembered for the answer that may come: longer than from one reading to the
 	// next.
 	joinMemory = 15 * time.Second
-	// maxJoins bounds what is remembered. Of more than that at once it stays unknown what the container sees.
+	// maxJoins bounds what is remembered. Of more than that at once it stays unknown what the container sees, which is counted.
 	maxJoins = 16384
 )
 
@@ -30,7 +30,8 @@ type joins struct {
 	carried map[entryKey]*carried
 	queues  map[proxyKey][]*carried // those that docker-proxy has opened none for yet
 	dials   []dial                  // of this reading, and before it those that nobody has waited for yet
-	hops    []hop                   // likewise
+	hops    []hop                   // of this reading
+	refused uint64                  // news of connections that there was no room for
 }
 
 // entryKey finds an entry of a namespace's connection tracking. The kernel has each reply tuple once.
@@ -53,6 +54,7 @@ type carried struct {
 	PublishedConnection      // as it was told last
 	attempt, connection int  // where it is in the news at hand, -1: it is not
 	told                bool // else only its second connection is known
+	answered            bool // and told so
 	joined              bool
 	guessed             bool      // there were others that docker-proxy's connection could have been for
 	earliest, latest    time.Time // when docker-proxy was asked for it
@@ -71,6 +73,7 @@ type hop struct {
 	entryKey
 	seen, server netip.AddrPort
 	at           time.Time
+	isNew        bool // else it was answered, and may have been opened before the agent started
 }
 
 // opened takes in the last of the attempts.
@@ -113,7 +116,7 @@ func (j *joins) answered(nat *NAT, proxied proxyKey) {
 	if k == nil {
 		return
 	}
-	k.PublishedConnection, k.told, k.connection = merge(k, c), true, last
+	k.PublishedConnection, k.told, k.answered, k.connection = merge(k, c), true, true, last
 	if byAnswer {
 		j.wait(proxied, k, c.At, false)
 	}
@@ -134,6 +137,7 @@ func (j *joins) remember(key entryKey, at time.Time) *carried {
 		j.queues = make(map[proxyKey][]*carried)
 	}
 	if _, known := j.carried[key]; !known && len(j.carried) >= maxJoins {
+		j.refused++
 		return nil
 	}
 	k := &carried{attempt: -1, connection: -1, since: at}
@@ -151,13 +155,13 @@ func (j *joins) wait(proxied proxyKey, k *carried, at time.Time, heardOf bool) {
 }
 
 // meshed takes in what the routing mesh does with a connection that the host has sent it.
-func (j *joins) meshed(p *placed) {
+func (j *joins) meshed(p *placed, isNew bool) {
 	if p.scope != ScopeIngress {
 		return
 	}
 	j.hops = append(j.hops, hop{
 		entryKey: entryKey{p.Protocol, loader.Tuple{Source: p.Original.Destination, Destination: p.Original.Source}},
-		seen:     p.Reply.Destination, server: p.Reply.Source, at: p.At,
+		seen:     p.Reply.Destination, server: p.Reply.Source, at: p.At, isNew: isNew,
 	})
 }
 
@@ -165,7 +169,7 @@ func (j *joins) meshed(p *placed) {
 func (j *joins) settle(nat *NAT, now time.Time) {
 	for _, h := range j.hops {
 		k := j.carried[h.entryKey]
-		if k == nil {
+		if k == nil && h.isNew {
 			k = j.remember(h.entryKey, h.at)
 		}
 		if k != nil && !k.joined {
@@ -230,14 +234,18 @@ func (k *carried) join(nat *NAT, seen, server netip.AddrPort, inferred bool) {
 	}
 }
 
+// forget drops what is too old, and those of which all is told.
 func (j *joins) forget(now time.Time) {
 	for key, k := range j.carried {
-		k.attempt, k.connection = -1, -1
-		if now.Sub(k.since) > joinMemory {
+		k.leaveNews()
+		if k.joined && k.answered || now.Sub(k.since) > joinMemory {
 			delete(j.carried, key)
 		}
 	}
 	for key, waiting := range j.queues {
+		for _, k := range waiting {
+			k.leaveNews() // its place in carried may be that of the same addresses and ports again
+		}
 		waiting = slices.DeleteFunc(waiting, func(k *carried) bool { return now.Sub(k.latest) > joinMemory })
 		if len(waiting) == 0 {
 			delete(j.queues, key)
@@ -246,3 +254,6 @@ func (j *joins) forget(now time.Time) {
 		j.queues[key] = waiting
 	}
 }
+
+// leaveNews is for the end of a reading: the next one's news are others.
+func (k *carried) leaveNews() { k.attempt, k.connection = -1, -1 }

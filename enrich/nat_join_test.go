@@ -284,9 +284,80 @@ func TestJoinsAreBounded(t *testing.T) {
 	if len(joins.carried) != maxJoins {
 		t.Errorf("%d are remembered, want %d", len(joins.carried), maxJoins)
 	}
+	if diff := cmp.Diff(map[string]uint64{"not_joined": 100, "maybe_mesh": 0}, lossesOf(w.State)); diff != "" {
+		t.Errorf("losses (-want +got):\n%s", diff)
+	}
 	w.wait(joinMemory + time.Second)
 	w.AttributeNAT(loader.NATNews{})
 	if len(joins.carried)+len(joins.queues) != 0 {
 		t.Errorf("%d and %d are remembered for ever", len(joins.carried), len(joins.queues))
 	}
+}
+
+// The same addresses and ports twice in one reading: the first still waits for docker-proxy when the news are others'.
+func TestJoinOfTheSameAgainInOneReading(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		between []loader.Tracked // answered in the reading that docker-proxy's connection is in
+		told    []joined
+	}{
+		{"nothing else", nil, nil},
+		{"another client", []loader.Tracked{entry("203.0.113.77:7->192.0.2.1:8080", "172.30.1.2:80->203.0.113.77:7")}, []joined{{"203.0.113.77:7", "203.0.113.77:7", false}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.AttributeNAT(loader.NATNews{Answered: w.events(asked(1), asked(1))})
+			w.wait(time.Second)
+			nat := w.AttributeNAT(loader.NATNews{Opened: w.events(dialedBy(9)), Answered: w.events(tc.between...)})
+			if diff := cmp.Diff(tc.told, joinedOf(nat.Connections)); diff != "" {
+				t.Errorf("connections (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff([]joined{{"203.0.113.9:1", "172.30.1.1:9", true}}, joinedOf(nat.Joined)); diff != "" {
+				t.Errorf("told later (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What is joined, answered and told needs no room any more.
+func TestJoinsAreForgottenOnceTold(t *testing.T) {
+	mesh := entry("203.0.113.9:39340->192.0.2.1:9090", "172.18.0.2:9090->203.0.113.9:39340")
+	inside := with(entry("203.0.113.9:39340->172.18.0.2:9090", "10.0.0.5:9090->10.0.0.2:39340"), inNetns(77), byIPVS)
+	for _, tc := range []struct {
+		name string
+		news func(w *world) loader.NATNews
+		left int
+	}{
+		{"docker-proxy's", func(w *world) loader.NATNews {
+			answered := w.events(asked(1))
+			return loader.NATNews{Answered: answered, Opened: w.events(dialedBy(1))}
+		}, 0},
+		{"the mesh's", func(w *world) loader.NATNews {
+			opened := w.events(mesh, inside)
+			return loader.NATNews{Opened: opened, Answered: w.events(inside, mesh)}
+		}, 0},
+		{"not answered", func(w *world) loader.NATNews { return w.opened(mesh, inside) }, 1},
+		{"not joined", func(w *world) loader.NATNews {
+			return loader.NATNews{Opened: w.events(mesh), Answered: w.events(mesh)}
+		}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.AttributeNAT(tc.news(w))
+			if tc.left == 0 {
+				w.AttributeNAT(loader.NATNews{Answered: w.events(inside)}) // is of nobody that waits
+			}
+			if got := len(w.pending.nat.joins.carried); got != tc.left {
+				t.Errorf("%d are remembered, want %d", got, tc.left)
+			}
+		})
+	}
+}
+
+func lossesOf(s *State) map[string]uint64 {
+	counts := make(map[string]uint64)
+	for _, l := range s.NATLosses() {
+		counts[l.Place] = l.Count
+	}
+	return counts
 }

@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/loader"
@@ -17,10 +18,13 @@ type natPending struct {
 	// each of them, and tomorrow the number is another's.
 	numbers map[int]string
 	ports   publishedIndex
-	joins   joins
-	meshed  map[ingressPort]Identity // services behind ports of the routing mesh, as learned
-	rules   map[ruleKey]bool         // see noteRule
-	told    [4]int                   // how many translations, attempts, connections and answers the last reading had
+	// endpoints are what NATEndpoints returned last.
+	endpoints endpointList
+	joins     joins
+	meshed    map[ingressPort]meshedPort // services behind ports of the routing mesh, as learned
+	maybeMesh uint64                     // news of connections of which it is not known whether they are the routing mesh's
+	rules     map[ruleKey]bool           // see noteRule
+	told      [4]int                     // how many translations, attempts, connections and answers the last reading had
 }
 
 // placed is news of a connection, with where it happened and whose it is.
@@ -93,7 +97,7 @@ func (s *State) opened(nat *NAT, p *placed) {
 	} else if d, found := s.dialed(p); found {
 		joins.dials = append(joins.dials, d)
 	}
-	joins.meshed(p)
+	joins.meshed(p, true)
 }
 
 func (s *State) answered(nat *NAT, p *placed) {
@@ -101,11 +105,25 @@ func (s *State) answered(nat *NAT, p *placed) {
 	if p.kind != "" {
 		nat.Answered = append(nat.Answered, NATAnswer{key: p.key(), Kind: p.kind})
 	}
-	if c, proxied, found := s.published(p); found && !s.isKept(&c, p.kind) {
+	if c, proxied, found := s.published(p); found && !s.isKept(&c) {
 		nat.Connections = append(nat.Connections, c)
 		joins.answered(nat, proxied)
 	}
-	joins.meshed(p)
+	joins.meshed(p, false)
+}
+
+// NATLosses returns what is not known of connections for good, in news of them: one that is opened and answered is twice
+// in the news.
+//   - "not_joined": what the container sees, for want of room.
+//   - "maybe_mesh": whether it is the routing mesh that they are sent on to. They are neither attempts nor connections.
+func (s *State) NATLosses() []loader.Loss {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pending := &s.pending.nat
+	return []loader.Loss{
+		{Place: "not_joined", Count: pending.joins.refused},
+		{Place: "maybe_mesh", Count: pending.maybeMesh},
+	}
 }
 
 // place finds the namespace of a connection and its owner. It is not final while either may still become known.
@@ -116,13 +134,27 @@ func (s *State) place(e *loader.NATEvent) (p placed, final bool) {
 		p.kind = s.natKind(&p)
 		return p, s.ownOnHost(&p)
 	}
-	if m := s.memberInside(&e.Tracked); m != nil && m.Name != "" {
+	m := s.memberInside(&e.Tracked)
+	if m != nil && m.Name != "" {
 		p.scope, p.owner, final = ScopeContainer, m, true
 	} else if s.ingressSandbox.IsValid() && e.Original.Destination.Addr() == s.ingressSandbox {
 		p.scope, final = ScopeIngress, true
 	}
 	p.kind = s.natKind(&p)
+	if m == nil && p.scope == ScopeUnknown && p.kind == IPVS && s.isOnOverlay(e.Original.Destination.Addr()) {
+		p.scope, final = ScopeLoadBalancer, true
+	}
 	return p, final
+}
+
+// isOnOverlay tells whether an address is on one of Swarm's networks between nodes.
+func (s *State) isOnOverlay(address netip.Addr) bool {
+	for _, n := range s.networks {
+		if n.Driver == "overlay" && slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // key finds the entry among those of all namespaces. Those that are nobody's are not told apart.
@@ -167,6 +199,8 @@ func (s *State) ownOnHost(p *placed) (final bool) {
 			if port := s.publishedAt(p.Original.Destination, p.Protocol); port != nil && port.alive() {
 				// The engine does not tell the addresses that containers have on the gateway bridge.
 				m, known = port.member, known || s.networkOfAddress(to) == gatewayBridge
+			} else if m == nil && s.networkOfAddress(to) == gatewayBridge {
+				s.wantSwarm() // it may be the routing mesh that is there
 			}
 		}
 		if m != nil || !known {
@@ -209,7 +243,7 @@ func (s *State) translation(p *placed) Translation {
 		t.Network = s.networkOf(p)
 		t.ContainerID = p.owner.ID
 	case p.scope == ScopeIngress, p.scope == ScopeHost && s.isMesh(&p.Tracked):
-		t.Identity = s.meshService(p.Original.Destination.Port(), p.Protocol)
+		t.Identity, _ = s.meshService(p.Original.Destination.Port(), p.Protocol)
 	}
 	return t
 }

@@ -366,3 +366,65 @@ func BenchmarkAttributeNAT(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*connections), "ns/connection")
 }
+
+// The gateway bridge gives the addresses of the dead to others, and the engine does not tell.
+func TestLearnedAddressOfTheDead(t *testing.T) {
+	address := netip.MustParseAddr("172.18.0.5")
+	for _, tc := range []struct {
+		name string
+		step func(w *world)
+		want string
+	}{
+		{"is another's", func(w *world) { w.ContainerDied(idOf("task")) }, "other"},
+		{"not while it lives", func(*world) {}, "task"},
+		{"not what the engine tells", func(w *world) {
+			w.ContainerDied(idOf("task"))
+			w.PutContainer(on(w.container("told"), gatewayBridge, "172.18.0.5"))
+		}, "told"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.learn(address, w.members[idOf("task")])
+			w.PutContainer(on(w.container("other"), "ov", "10.11.0.12"))
+			w.wait(time.Second)
+			tc.step(w)
+			w.learn(address, w.members[idOf("other")])
+			out := entry("172.18.0.5:4000->203.0.113.9:443", "203.0.113.9:443->192.0.2.1:4000")
+			nat := w.AttributeNAT(w.opened(out))
+			if len(nat.Translations) != 1 || nat.Translations[0].Container != tc.want {
+				t.Errorf("%+v, want one of %s's", nat.Translations, tc.want)
+			}
+			if learned := w.learned[address]; tc.want == "told" && learned != idOf("task") {
+				t.Errorf("learned that %s has it, in spite of what the engine tells", learned)
+			}
+		})
+	}
+}
+
+// An overlay network's load balancer has a namespace of its own that nobody tells of: its translations need not wait.
+func TestLoadBalancersTranslations(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		entry loader.Tracked
+		want  []Scope // at once
+	}{
+		{"to a virtual address", with(entry("10.11.0.11:39340->10.11.0.5:80", "10.11.0.12:80->10.11.0.9:39340"), inNetns(78), byIPVS), []Scope{ScopeLoadBalancer}},
+		{"by a rule", with(entry("10.11.0.11:39340->10.11.0.5:80", "10.11.0.12:80->10.11.0.9:39340"), inNetns(78)), nil},
+		{"to elsewhere", with(entry("10.11.0.11:39340->10.12.0.5:80", "10.12.0.12:80->10.11.0.9:39340"), inNetns(78), byIPVS), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.PutNetwork(Network{
+				ID: idOf("network ov"), Name: "ov", Driver: "overlay", Scope: "swarm",
+				Subnets: []netip.Prefix{netip.MustParsePrefix("10.11.0.0/24")},
+			})
+			var got []Scope
+			for _, tr := range w.AttributeNAT(w.opened(tc.entry)).Translations {
+				got = append(got, tr.Scope)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

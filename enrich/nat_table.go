@@ -44,11 +44,14 @@ type NATFilter struct {
 }
 
 func (f *NATFilter) matches(row *NATRow) bool {
-	return (f.Container == "" || row.isOf(f.Container)) && (f.Port == 0 || row.Port == f.Port) && (!f.Lost || row.Lost)
+	return f.Names(row.Service, row.Container, row.ContainerID) && (f.Port == 0 || row.Port == f.Port) && (!f.Lost || row.Lost)
 }
 
-func (r *NATRow) isOf(name string) bool {
-	return name == r.Container || name == r.Service || len(name) >= minIDPrefix && strings.HasPrefix(r.ContainerID, name)
+// Names tells whether the filter's Container is meant by these labels and ID.
+func (f *NATFilter) Names(service, container, containerID string) bool {
+	name := f.Container
+	return name == "" || name == container || name == service ||
+		len(name) >= minIDPrefix && strings.HasPrefix(containerID, name)
 }
 
 // Rows returns what the filter chooses, most recent first.
@@ -127,14 +130,14 @@ func publishedKey(c *PublishedConnection) natKey { return natKey{string(ScopeHos
 
 func translationRow(t *Translation) NATRow {
 	row := newNATRow(&t.NATEvent, t.Identity, t.ContainerID)
-	row.Netns, row.Kind = t.Scope, t.Kind
+	row.Scope, row.Kind = t.Scope, t.Kind
 	row.Seen, row.Server = t.Reply.Destination, t.Reply.Source
 	return row
 }
 
 func publishedRow(c *PublishedConnection) NATRow {
 	row := newNATRow(&c.NATEvent, c.Identity, c.ContainerID)
-	row.Netns = ScopeHost
+	row.Scope, row.Kind = ScopeHost, c.Kind
 	return row
 }
 

@@ -89,7 +89,7 @@ func TestNATTable(t *testing.T) {
 			func(w *world) []loader.NATNews {
 				return []loader.NATNews{{Answered: w.events(outgoing, hidden)}}
 			},
-			[]line{{"alpha", "", "203.0.113.9:39350", "172.30.1.1:39350", "172.30.1.2:80", 8080, InboundMasquerade, true, true}},
+			[]line{{"alpha", DNAT, "203.0.113.9:39350", "172.30.1.1:39350", "172.30.1.2:80", 8080, InboundMasquerade, true, true}},
 		},
 		{
 			"routing mesh: the host's and its own",
@@ -299,5 +299,25 @@ func BenchmarkNATTableAdd(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		table.Add(nat)
+	}
+}
+
+// Of more connections in one reading than there are rows the last ones are whole, too.
+func TestNATTableOfOneReading(t *testing.T) {
+	w := newPort(t)
+	table := NewNATTable(4)
+	var entries []loader.Tracked
+	for i := 1; i <= 8; i++ {
+		entries = append(entries, entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", i), fmt.Sprintf("172.30.1.2:80->203.0.113.9:%d", i)))
+	}
+	table.Add(w.AttributeNAT(w.opened(entries...)))
+	rows := table.Rows(NATFilter{})
+	if len(rows) != 4 {
+		t.Fatalf("%d rows, want 4", len(rows))
+	}
+	for _, r := range rows {
+		if r.Kind != DNAT || r.Scope != ScopeHost || r.Container != "alpha" {
+			t.Errorf("row of %s has kind %q, scope %q, container %q", r.Client, r.Kind, r.Scope, r.Container)
+		}
 	}
 }

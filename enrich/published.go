@@ -3,7 +3,6 @@
 package enrich
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -13,9 +12,6 @@ import (
 )
 
 // This file tells which connections go to published ports, and by what they lose their client's address.
-
-// maxMeshed bounds the ports of the routing mesh that are learned from traffic.
-const maxMeshed = 1024
 
 // publishedPort is a port of the host and the container behind it.
 type publishedPort struct {
@@ -103,96 +99,10 @@ func (s *State) SetKeptPorts(listeners []loader.Listener) {
 }
 
 // isKept tells of a connection that the kernel has accepted and nobody will serve.
-func (s *State) isKept(c *PublishedConnection, kind NATKind) bool {
+func (s *State) isKept(c *PublishedConnection) bool {
 	to := c.Original.Destination
-	return kind == "" && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(l loader.Listener) bool {
+	return c.Kind == "" && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(l loader.Listener) bool {
 		return l.Address.Port() == to.Port() && l.Takes(to.Addr())
-	})
-}
-
-// NATEndpoints returns where connections go to that are of interest even if nothing translates them: published ports, and
-// the ports of containers that they lead to.
-func (s *State) NATEndpoints() []loader.NATEndpoint {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var endpoints []loader.NATEndpoint
-	add := func(protocol uint8, address netip.Addr, port uint16) {
-		if protocol != 0 && port != 0 {
-			endpoints = append(endpoints, loader.NATEndpoint{Protocol: protocol, Address: address, Port: port})
-		}
-	}
-	for key, ports := range s.publishedPorts() {
-		for _, p := range ports {
-			if p.alive() {
-				add(key.protocol, p.host.Addr(), key.port)
-				for _, address := range s.addressesOnBridges(p.member) {
-					add(key.protocol, address, p.container)
-				}
-			}
-		}
-	}
-	for port := range s.ingressPorts {
-		add(protocolNumber(port.Protocol), netip.IPv4Unspecified(), port.Port)
-		add(protocolNumber(port.Protocol), netip.IPv6Unspecified(), port.Port)
-	}
-	slices.SortFunc(endpoints, func(a, b loader.NATEndpoint) int {
-		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), a.Address.Compare(b.Address))
-	})
-	return slices.Compact(endpoints)
-}
-
-// addressesOnBridges are the addresses at which the host reaches a container, those on the gateway bridge as far as they
-// were learned.
-func (s *State) addressesOnBridges(m *member) (addresses []netip.Addr) {
-	for _, e := range m.Endpoints {
-		if n := s.networks[e.NetworkID]; n != nil && n.Bridge != "" {
-			addresses = append(addresses, e.Addresses...)
-		}
-	}
-	for address, id := range s.learned {
-		if id == m.ID {
-			addresses = append(addresses, address)
-		}
-	}
-	return addresses
-}
-
-// isMesh tells what the host sends on to the routing mesh.
-func (s *State) isMesh(t *loader.Tracked) bool {
-	return s.ingressSandbox.IsValid() && t.Reply.Source.Addr() == s.ingressSandbox && movesDestination(t)
-}
-
-// meshService is who serves a port of the routing mesh, as far as this node can know.
-func (s *State) meshService(port uint16, protocol uint8) Identity {
-	key := ingressPort{port, ProtocolName(protocol)}
-	if service, told := s.ingressPorts[key]; told {
-		return service
-	}
-	return s.pending.nat.meshed[key]
-}
-
-// learnMesh notes which service serves a port of the mesh, for nodes that Swarm does not tell: what comes from the mesh for
-// the port is redirected to the task's own in the task's namespace.
-func (s *State) learnMesh(p *placed) {
-	if p.kind != Redirect || p.scope != ScopeContainer || !s.isOnMesh(p.owner, p.Original.Destination.Addr()) {
-		return
-	}
-	key := ingressPort{p.Original.Destination.Port(), ProtocolName(p.Protocol)}
-	meshed := s.pending.nat.meshed
-	if meshed == nil {
-		meshed = make(map[ingressPort]Identity)
-		s.pending.nat.meshed = meshed
-	}
-	if _, known := meshed[key]; known || len(meshed) < maxMeshed {
-		meshed[key] = Identity{Stack: p.owner.Stack, Service: p.owner.Service}
-	}
-}
-
-// isOnMesh tells whether an address is a task's on the ingress network: the only overlay network that Docker makes itself.
-func (s *State) isOnMesh(m *member, address netip.Addr) bool {
-	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool {
-		n := s.networks[e.NetworkID]
-		return n != nil && n.Driver == "overlay" && n.Predefined && slices.Contains(e.Addresses, address)
 	})
 }
 
@@ -204,7 +114,7 @@ func (s *State) published(p *placed) (c PublishedConnection, proxied proxyKey, f
 	}
 	c = PublishedConnection{
 		NATEvent: *p.NATEvent, Scope: ScopeHost, Port: p.Original.Destination.Port(), Protocol: ProtocolName(p.Protocol),
-		Client: s.client(&p.Tracked),
+		Kind: p.kind, Client: s.client(&p.Tracked),
 	}
 	switch {
 	case s.isMesh(&p.Tracked):
@@ -213,7 +123,7 @@ func (s *State) published(p *placed) (c PublishedConnection, proxied proxyKey, f
 	case p.kind == DNAT || p.kind == IPVS:
 		found = s.translated(&c)
 	default:
-		proxied, found = s.untranslated(&c, p.kind)
+		proxied, found = s.untranslated(&c)
 	}
 	return c, proxied, found
 }
@@ -232,14 +142,6 @@ func (s *State) client(t *loader.Tracked) Client {
 	return ClientRemote
 }
 
-// intoMesh is of the service alone: which of its tasks serves a connection is chosen in the mesh, and it may be on another
-// node.
-func (s *State) intoMesh(c *PublishedConnection) {
-	c.Scope = ScopeIngress
-	c.Identity = s.meshService(c.Port, c.NATEvent.Protocol)
-	c.Mechanism = IngressMesh
-}
-
 // translated is a connection that a rule sends on to a container.
 func (s *State) translated(c *PublishedConnection) bool {
 	to := c.Reply.Source.Addr()
@@ -250,8 +152,10 @@ func (s *State) translated(c *PublishedConnection) bool {
 		s.serve(c, m)
 	} else if port := s.publishedAt(c.Original.Destination, c.NATEvent.Protocol); port != nil {
 		s.serve(c, port.member)
-	} else if s.networkOfAddress(to) == "" || !s.isOwn(c.Original.Destination.Addr()) {
+	} else if network := s.networkOfAddress(to); network == "" || !s.isOwn(c.Original.Destination.Addr()) {
 		return false
+	} else if network == gatewayBridge {
+		return s.perhapsMesh(c)
 	}
 	c.Network = s.networkOfAddress(to)
 	c.Seen, c.Server = c.Reply.Destination, c.Reply.Source
@@ -278,16 +182,15 @@ func (m *member) publishesAt(host, container uint16, protocol string) bool {
 }
 
 // untranslated is a connection that the host itself is to answer: docker-proxy carries it, if anybody does.
-func (s *State) untranslated(c *PublishedConnection, kind NATKind) (proxyKey, bool) {
+func (s *State) untranslated(c *PublishedConnection) (proxyKey, bool) {
 	to := c.Original.Destination
-	if kind == Redirect {
+	if c.Kind == Redirect {
 		to = c.Reply.Source
 		c.Port = to.Port()
 	}
 	port := s.publishedAt(to, c.NATEvent.Protocol)
 	if port == nil {
-		_, meshed := s.ingressPorts[ingressPort{to.Port(), c.Protocol}]
-		if !meshed || !s.isOwn(to.Addr()) {
+		if !s.isMeshPort(ingressPort{to.Port(), c.Protocol}) || !s.isOwn(to.Addr()) {
 			return proxyKey{}, false
 		}
 		s.intoMesh(c)

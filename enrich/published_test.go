@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -489,11 +490,34 @@ func TestMeshServiceIsLearned(t *testing.T) {
 	if got, want := ofService(), (Identity{Stack: "shop", Service: "front"}); got != want {
 		t.Errorf("then: %+v, want %+v", got, want)
 	}
+	if attempts := w.AttributeNAT(w.opened(plain("203.0.113.9:1->192.0.2.1:9099"))).Attempts; len(attempts) != 1 {
+		t.Errorf("%d attempts at the port that no rule leads from, want 1", len(attempts))
+	}
+	watches := func() bool {
+		return slices.Contains(w.NATEndpoints(), loader.NATEndpoint{Protocol: 6, Address: netip.IPv4Unspecified(), Port: 9099})
+	}
+	if !watches() {
+		t.Error("the port is not watched")
+	}
 	for i := range maxMeshed + 10 {
 		w.AttributeNAT(w.opened(with(entry("10.0.0.2:39340->10.0.0.6:"+strconv.Itoa(10000+i), "10.0.0.6:80->10.0.0.2:39340"), inNetns(62))))
 	}
 	if got := len(w.pending.nat.meshed); got != maxMeshed {
 		t.Errorf("%d ports are remembered, want %d", got, maxMeshed)
+	}
+	// That no task of it is here any more may mean that the service has none.
+	w.ContainerDied(idOf("front"))
+	if attempts := w.AttributeNAT(w.opened(plain("203.0.113.9:2->192.0.2.1:9099"))).Attempts; len(attempts) != 0 || watches() {
+		t.Errorf("%d attempts at the port of a service that has no task here; watched %t", len(attempts), watches())
+	}
+	if got, want := ofService(), (Identity{Stack: "shop", Service: "front"}); got != want {
+		t.Errorf("as long as rules lead to it: %+v, want %+v", got, want)
+	}
+	w.Attribute(nil, nil)
+	w.wait(meshMemory + time.Second)
+	w.Attribute(nil, nil)
+	if got := len(w.pending.nat.meshed); got != 0 {
+		t.Errorf("%d ports are remembered for ever", got)
 	}
 }
 
@@ -515,5 +539,84 @@ func TestNATEndpoints(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The signal asks every second.
+func TestNATEndpointsAreMadeOnce(t *testing.T) {
+	w := newPort(t)
+	first := w.NATEndpoints()
+	if again := w.NATEndpoints(); &first[0] != &again[0] {
+		t.Error("made anew though nothing changed")
+	}
+	learned := netip.MustParseAddr("172.18.0.5")
+	has := func(e loader.NATEndpoint) bool { return slices.Contains(w.NATEndpoints(), e) }
+	w.learn(learned, w.members[idOf("task")])
+	if !has(loader.NATEndpoint{Protocol: unix.IPPROTO_TCP, Address: learned, Port: 80}) {
+		t.Error("an address that was learned is missing")
+	}
+	w.SetServices([]Service{{Name: "back", Mesh: []MeshPort{{9191, "udp"}}}})
+	if !has(loader.NATEndpoint{Protocol: unix.IPPROTO_UDP, Address: netip.IPv4Unspecified(), Port: 9191}) {
+		t.Error("a port of the routing mesh is missing")
+	}
+	w.SetContainers(nil, w.now.Add(time.Second))
+	if has(loader.NATEndpoint{Protocol: unix.IPPROTO_TCP, Address: learned, Port: 80}) {
+		t.Error("the dead are there")
+	}
+}
+
+// Where nobody tells where the routing mesh is, or what it told is old, a connection to it looks as one that keeps its client's
+// address.
+func TestMeshThatNobodyTellsOf(t *testing.T) {
+	known := entry("203.0.113.9:1->192.0.2.1:9090", "172.18.0.2:9090->203.0.113.9:1")
+	unknown := entry("203.0.113.9:1->192.0.2.1:9099", "172.18.0.2:9099->203.0.113.9:1")
+	mesh := []use{{Scope: ScopeIngress, Port: 9099, Protocol: "tcp", Client: ClientRemote, Mechanism: IngressMesh}}
+	for _, tc := range []struct {
+		name  string
+		knows string // the sandbox's address, as it is said to be
+		entry loader.Tracked
+		later string // that the engine says, asked again
+		want  []use
+		lost  uint64
+	}{
+		{"a port that a manager tells", "", known, "", []use{{
+			Stack: "shop", Service: "front", Scope: ScopeIngress, Port: 9090, Protocol: "tcp", Client: ClientRemote, Mechanism: IngressMesh,
+		}}, 0},
+		{"a port that nobody tells", "", unknown, "", nil, 2},
+		{"an old address", "172.18.0.9", unknown, "", nil, 2},
+		{"told when asked again", "", unknown, "172.18.0.2", mesh, 0},
+		{"moved, and told when asked again", "172.18.0.9", unknown, "172.18.0.2", mesh, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newPort(t)
+			w.ingressSandbox = netip.Addr{}
+			if tc.knows != "" {
+				w.ingressSandbox = netip.MustParseAddr(tc.knows)
+			}
+			nat := w.AttributeNAT(loader.NATNews{Opened: w.events(tc.entry), Answered: w.events(tc.entry)})
+			if len(nat.Attempts)+len(nat.Connections) != 0 {
+				t.Fatalf("told at once: %+v", usesOf(nat.Connections))
+			}
+			select {
+			case <-w.swarmWanted:
+			default:
+				t.Error("the engine is not asked again")
+			}
+			if tc.later != "" {
+				w.SetIngressSandbox(netip.MustParseAddr(tc.later))
+			} else {
+				w.wait(patience)
+			}
+			nat = w.AttributeNAT(loader.NATNews{})
+			if diff := cmp.Diff(tc.want, usesOf(nat.Connections)); diff != "" || len(nat.Attempts) != len(tc.want) {
+				t.Errorf("%d attempts, connections (-want +got):\n%s", len(nat.Attempts), diff)
+			}
+			if got := lossesOf(w.State)["maybe_mesh"]; got != tc.lost {
+				t.Errorf("%d losses, want %d", got, tc.lost)
+			}
+			if len(w.swarmWanted) != 0 {
+				t.Error("the engine is asked all the time")
+			}
+		})
 	}
 }

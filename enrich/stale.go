@@ -85,6 +85,7 @@ func (t *tracker) findPassedBy(entry *loader.Tracked) {
 
 func (t *tracker) addStale(entry *loader.Tracked, m *member) {
 	if len(t.stale) == maxStale {
+		t.moreStale++
 		return
 	}
 	stale := StaleEntry{Tracked: *entry, Identity: m.Identity, ContainerID: m.ID, Port: entry.Original.Destination.Port()}

@@ -55,6 +55,8 @@ type State struct {
 	addresses   map[netip.Addr]struct{}    // the host's own
 	// ingressSandbox is the address on docker_gwbridge of the namespace that Swarm's routing mesh runs in; zero: none known.
 	ingressSandbox netip.Addr
+	swarmWanted    chan struct{} // asks whoever follows the engine for what Swarm makes of this node
+	swarmAsked     time.Time
 	// ingressPorts are the ports that the routing mesh publishes, with the services behind them. Only a manager can tell.
 	ingressPorts map[ingressPort]Identity
 	services     []Service // of the Swarm
@@ -111,6 +113,8 @@ func NewState(config Config) *State {
 		left:       make(map[loader.Netns]time.Time),
 		learned:    make(map[netip.Addr]string),
 		addresses:  make(map[netip.Addr]struct{}),
+
+		swarmWanted: make(chan struct{}, 1),
 	}
 }
 
@@ -118,6 +122,9 @@ func NewState(config Config) *State {
 func (s *State) SetNode(node Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if node == s.node {
+		return
+	}
 	s.node = node
 	for _, m := range s.members {
 		s.identify(m)
@@ -228,6 +235,7 @@ func (s *State) SetContainers(containers []Container, begun time.Time) {
 	for id, m := range s.members {
 		if !listed[id] && m.seen.Before(begun) {
 			m.die(s.config.Now())
+			s.indexed = nil
 		}
 	}
 }
@@ -334,4 +342,5 @@ func (s *State) sweep() {
 			delete(s.learned, a)
 		}
 	}
+	s.forgetMeshed()
 }

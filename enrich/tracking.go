@@ -19,7 +19,7 @@ const (
 	snatPorts      = 65535 - lowestSNATPort + 1
 	lowestSNATPort = 1024
 
-	// maxPressure is how many destinations are told, maxStale how many entries.
+	// maxPressure is how many destinations are told, and one of each protocol besides; maxStale how many entries.
 	maxPressure = 10
 	maxStale    = 1000
 )
@@ -51,6 +51,7 @@ type tracker struct {
 	identities map[egressKey]*EgressIdentity
 	pressure   map[pressureKey]ports
 	stale      []StaleEntry
+	moreStale  int
 }
 
 type egressKey struct {
@@ -141,7 +142,7 @@ func (t *tracker) tracking() Tracking {
 	for key := range t.identities {
 		sharing[key.address]++
 	}
-	result := Tracking{Pressure: t.mostPressed(), Stale: t.stale}
+	result := Tracking{Pressure: t.mostPressed(), Stale: t.stale, MoreStale: t.moreStale}
 	for _, identity := range t.identities {
 		identity.Sharing = sharing[identity.Address]
 		result.Identities = append(result.Identities, *identity)
@@ -157,33 +158,47 @@ func (t *tracker) tracking() Tracking {
 	return result
 }
 
-// mostPressed returns the destinations towards which most ports are in use: of those with more than one.
+// mostPressed returns the destinations towards which most ports are in use, of those with more than one, and the first of each
+// protocol.
 func (t *tracker) mostPressed() []PortPressure {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var most []PortPressure
+	highest := make(map[uint8]PortPressure)
 	for key, used := range t.pressure {
-		more := used.more
-		if more == nil {
+		if used.more == nil {
 			continue
 		}
-		slices.Sort(more.list)
+		slices.Sort(used.more.list)
 		next := PortPressure{
 			Address: key.address, Destination: key.destination, Protocol: key.protocol,
-			Used: len(slices.Compact(more.list)), Limit: snatPorts,
+			Used: len(slices.Compact(used.more.list)), Limit: snatPorts,
 		}
-		at, _ := slices.BinarySearchFunc(most, next, comparePressure)
-		if at == maxPressure {
-			continue
+		if first, known := highest[key.protocol]; !known || comparePressure(next, first) < 0 {
+			highest[key.protocol] = next
 		}
-		if more.owner != nil {
-			next.Example = more.owner.Identity
-			next.Example.Network = t.networkOfEnd(more.owner, more.source)
+		if at, _ := slices.BinarySearchFunc(most, next, comparePressure); at < maxPressure {
+			most = slices.Insert(most, at, next)
+			most = most[:min(len(most), maxPressure)]
 		}
-		most = slices.Insert(most, at, next)
-		most = most[:min(len(most), maxPressure)]
+	}
+	for _, first := range highest {
+		if at, listed := slices.BinarySearchFunc(most, first, comparePressure); !listed {
+			most = slices.Insert(most, at, first)
+		}
+	}
+	for i := range most {
+		t.addExample(&most[i])
 	}
 	return most
+}
+
+// addExample names one of those that use the ports.
+func (t *tracker) addExample(p *PortPressure) {
+	if more := t.pressure[pressureKey{p.Address, p.Destination, p.Protocol}].more; more.owner != nil {
+		p.Example = more.owner.Identity
+		p.Example.Network = t.networkOfEnd(more.owner, more.source)
+	}
 }
 
 func comparePressure(a, b PortPressure) int {

@@ -192,6 +192,29 @@ func TestStaleEntries(t *testing.T) {
 	}
 }
 
+// Of each protocol the highest is told, however many others have more.
+func TestPortPressureOfEachProtocol(t *testing.T) {
+	w := newPort(t)
+	var entries []loader.Tracked
+	for i := range 3 * maxPressure {
+		to := fmt.Sprintf("203.0.113.%d:443", i)
+		for port := range 5 {
+			entries = append(entries, outgoing("172.30.1.2", 1024+port, "192.0.2.1", to))
+		}
+		udp := of(unix.IPPROTO_UDP)
+		entries = append(entries, with(outgoing("172.30.2.2", 1024, "192.0.2.1", to), udp), with(outgoing("172.30.2.2", 1025, "192.0.2.1", to), udp))
+	}
+	entries = append(entries, with(outgoing("172.30.2.2", 1026, "192.0.2.1", "203.0.113.7:443"), of(unix.IPPROTO_UDP)))
+	got := w.tracked(entries...).Pressure
+	if len(got) != maxPressure+1 {
+		t.Fatalf("%d, want %d", len(got), maxPressure+1)
+	}
+	want := PortPressure{netip.MustParseAddr("192.0.2.1"), end("203.0.113.7:443"), unix.IPPROTO_UDP, 3, 64512, Identity{Container: "gamma", Network: "back"}}
+	if diff := cmp.Diff(want, got[maxPressure], comparers()); diff != "" {
+		t.Errorf("the last one (-want +got):\n%s", diff)
+	}
+}
+
 // Of a listing that fails in its midst what was read counts.
 func TestTrackPartOfATable(t *testing.T) {
 	w := newPort(t)
@@ -214,8 +237,8 @@ func TestTrackingIsBounded(t *testing.T) {
 		entries = append(entries, with(entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:5300", 1024+i),
 			fmt.Sprintf("172.30.1.200:53->203.0.113.9:%d", 1024+i)), of(unix.IPPROTO_UDP)))
 	}
-	if got := len(w.tracked(entries...).Stale); got != maxStale {
-		t.Errorf("%d stale entries, want %d", got, maxStale)
+	if got := w.tracked(entries...); len(got.Stale) != maxStale || got.MoreStale != 10 {
+		t.Errorf("%d stale entries and %d more, want %d and 10", len(got.Stale), got.MoreStale, maxStale)
 	}
 }
 

@@ -251,13 +251,13 @@ func (m *Metrics) addHostConntrack(host *loader.HostState) {
 		return
 	}
 	if m.host != nil {
-		m.addConntrackFailures(stats, m.host, values)
+		m.addConntrackFailures(stats, m.host, hostRise, values)
 	}
 	m.host = stats
 }
 
 // addConntrackFailures counts what was not there the last time. That mostly is nothing: then there is no series for it.
-func (m *Metrics) addConntrackFailures(now, last *loader.ConntrackStats, identity []string) {
+func (m *Metrics) addConntrackFailures(now, last *loader.ConntrackStats, rise func(now, last uint64) float64, identity []string) {
 	before := conntrackEvents(last)
 	for i, e := range conntrackEvents(now) {
 		if n := rise(e.count, before[i].count); n > 0 {

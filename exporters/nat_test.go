@@ -147,6 +147,28 @@ func TestPublishedConnections(t *testing.T) {
 	})
 }
 
+// What is used goes on rising wherever it is, as on docker_gwbridge, which no container says to be on. Of a container that is
+// gone it goes away.
+func TestTranslationsOffKnownNetworks(t *testing.T) {
+	s, m := newTestMetrics()
+	gateway := translationOf(enrich.Identity{Container: "alpha", Network: "docker_gwbridge"}, enrich.ScopeHost, enrich.Masquerade, unix.IPPROTO_TCP)
+	const name = ",,alpha,docker_gwbridge,host,masquerade,tcp"
+	for minute := range 25 {
+		m.SetInventory(inventoryOf(liveContainer(s, "alpha", "web")))
+		m.AddNAT(enrich.NAT{Translations: []enrich.Translation{gateway}})
+		s.wait(time.Minute)
+		s.wantShown(t, natTranslations, map[string]float64{name: float64(minute + 1)})
+	}
+	for range 10 {
+		s.wait(time.Minute)
+		m.SetInventory(inventoryOf())
+	}
+	s.wantShown(t, natTranslations, map[string]float64{})
+	if n := len(m.translations); n != 0 {
+		t.Errorf("%d budgets are kept of what is gone", n)
+	}
+}
+
 // A port that is published no more goes away although its container stays. One of the routing mesh stays while it is used.
 func TestPortsAreRetired(t *testing.T) {
 	s, m := newTestMetrics()
@@ -368,6 +390,35 @@ func TestConntrackFailures(t *testing.T) {
 	read(511, nil)
 	want[",,,,host,insert_failed"] = 11
 	s.wantShown(t, conntrackFailures, want)
+}
+
+// TestConntrackCountersWrap: each processor's counter has 32 bits, and what is read is their sum. What falls by more than that
+// explains is that of a module that was loaded anew.
+func TestConntrackCountersWrap(t *testing.T) {
+	const all = 1 << 32
+	s, m := newTestMetrics()
+	total := 0.0
+	for _, read := range []struct {
+		invalid uint64
+		rise    float64
+	}{
+		{all - 10 + all - 20 + 7000, 0},
+		{all - 5 + all - 20 + 7001, 6},
+		{3 + all - 10 + 7001, 18}, // of one processor, while another's rose
+		{9 + all - 9 + 7001, 7},
+		{10 + 2 + 7001, 12},
+		{40, 40},
+		{41, 1},
+	} {
+		m.SetState(&loader.HostState{
+			Conntrack: loader.Table{Limit: 100}, ConntrackStats: &loader.ConntrackStats{Invalid: read.invalid},
+		}, nil)
+		s.wait(zeroFor)
+		total += read.rise
+		s.wantShown(t, conntrackFailures, map[string]float64{
+			",,,,host,insert_failed": 0, ",,,,host,drop": 0, ",,,,host,early_drop": 0, ",,,,host,invalid": total,
+		})
+	}
 }
 
 // TestConntrackFromNothing has a host on which nothing was ever tracked, until everything goes wrong at once.

@@ -31,7 +31,7 @@ type Store struct {
 	count    int
 	families map[*Family]*familySeries
 	owners   map[Owner]time.Time // when each was last alive
-	places   map[Place]time.Time // when series were last planned for each
+	places   map[Place]time.Time // when series were last planned for each, or added to
 }
 
 // familySeries are the series of a family, in the order of their birth.
@@ -76,8 +76,8 @@ func (s *Store) Add(f *Family, amount float64, values ...string) {
 	}
 	series.value += amount
 	series.touched = s.config.Now()
-	if f.Retired == withOwner && values[2] == "" {
-		s.renew(f, series.Values) // a service as such, which no list of containers says to be alive
+	if f.Retired == withOwner {
+		s.use(f.place(series.Values))
 	}
 }
 
@@ -173,6 +173,15 @@ func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 
+// use is called when something is counted at a place, which lives for that: some are planned for nobody, such as Swarm's own
+// networks. Whether a container lives its list says; of a service as such there may be none.
+func (s *Store) use(at Place) {
+	s.places[at] = s.config.Now()
+	if at.Container == "" {
+		s.alive(at.Owner)
+	}
+}
+
 // renew is called for what shows that the owner of a series, and its place, live.
 func (s *Store) renew(f *Family, values []string) {
 	at := f.place(values)
@@ -182,7 +191,7 @@ func (s *Store) renew(f *Family, values []string) {
 
 // Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
 // was added to for as long. alive are the owners that live now; of their networks and ports, those live for which series were
-// planned of late. What belongs to the host itself stays.
+// planned of late, or added to. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

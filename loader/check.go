@@ -145,7 +145,7 @@ func checkNATSources() Ability {
 	a := Ability{Signal: "nat", Name: "program and conntrack events", OK: true}
 	nat, err := OpenNAT(NATConfig{})
 	if err == nil {
-		err = errors.Join(nat.Incomplete, nat.Close())
+		err = errors.Join(nat.Incomplete(), nat.Close())
 	}
 	if err != nil {
 		a.OK, a.Detail, a.Remedy = false, err.Error(), needsForNAT

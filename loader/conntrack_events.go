@@ -31,6 +31,7 @@ type conntrackEvents struct {
 	dropped  uint64         // by the kernel, up to the last look
 	counter  uint32         // the kernel's, at the last look
 	unparsed uint64
+	missed   uint64 // dropped and unparsed, when read last told of them
 }
 
 // eventBuffers is what one system call receives into. Nothing in it moves while the call runs: it is on the heap.
@@ -75,8 +76,8 @@ func (e *conntrackEvents) subscribe(buffer, filter int) error {
 		}
 	}
 	if filter != noFilter {
-		if err := unix.SetsockoptInt(e.socket, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, filter); err != nil {
-			return fmt.Errorf("attach filter: %w", err)
+		if err := e.choose(filter); err != nil {
+			return err
 		}
 	}
 	// A socket without a number passes for the kernel's own, which gets none of its events.
@@ -89,22 +90,45 @@ func (e *conntrackEvents) subscribe(buffer, filter int) error {
 	return nil
 }
 
-// read calls visit for all events that have come. What visit is given is only valid until it returns.
-func (e *conntrackEvents) read(visit func(*conntrackEntry)) error {
-	for {
+// choose has a program choose from the events that come from now on.
+func (e *conntrackEvents) choose(filter int) error {
+	if err := unix.SetsockoptInt(e.socket, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, filter); err != nil {
+		return fmt.Errorf("attach filter to conntrack events: %w", err)
+	}
+	return nil
+}
+
+// read calls visit for the events that have come, up to limit or a batch more, and says whether some of them had got lost. What
+// visit is given is only valid until it returns.
+func (e *conntrackEvents) read(limit int, visit func(*conntrackEntry)) (reading, error) {
+	result := reading{more: true}
+	for taken := 0; taken < limit; {
 		n, err := e.receive()
+		if errors.Is(err, unix.EAGAIN) {
+			result.more = false
+			break
+		}
 		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return nil
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS): // the kernel counts what had no room
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOBUFS): // the kernel counts what had no room, but not what it had no memory for
+			result.missed = true
 			continue
 		case err != nil:
-			return fmt.Errorf("receive conntrack events: %w", err)
+			return result, fmt.Errorf("receive conntrack events: %w", err)
 		}
 		for i := range n {
 			e.visit(i, visit)
 		}
+		taken += n
 	}
+	if err := e.countDropped(); err != nil {
+		return result, err
+	}
+	if missed := e.dropped + e.unparsed; missed != e.missed {
+		e.missed, result.missed = missed, true
+	}
+	return result, nil
 }
 
 // receive waits for nothing, and fills at most the batch.
@@ -175,16 +199,24 @@ func parseNetnsID(control []byte) int {
 
 // losses says how many events that the filter let pass found no room in the socket's buffer, and how many could not be read.
 func (e *conntrackEvents) losses() ([]Loss, error) {
+	if err := e.countDropped(); err != nil {
+		return nil, err
+	}
+	return []Loss{{Place: "netlink_overrun", Count: e.dropped}, {Place: "unparsed", Count: e.unparsed}}, nil
+}
+
+// countDropped asks the kernel how many events had no room, before its counter of 32 bits has come around.
+func (e *conntrackEvents) countDropped() error {
 	var info [memoryInfoSize]uint32
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(e.socket), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return nil, fmt.Errorf("read losses of conntrack events: %w", errno)
+		return fmt.Errorf("read losses of conntrack events: %w", errno)
 	}
 	e.dropped += uint64(info[memoryInfoDrops] - e.counter)
 	e.counter = info[memoryInfoDrops]
-	return []Loss{{Place: "netlink_overrun", Count: e.dropped}, {Place: "unparsed", Count: e.unparsed}}, nil
+	return nil
 }
 
 func (e *conntrackEvents) close() error { return unix.Close(e.socket) }

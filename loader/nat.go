@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +21,8 @@ const (
 	newsLimit = 1 << 17
 	// trackingPeriod is how often a kernel without connection tracking is looked at again.
 	trackingPeriod = time.Second
+	// retryLimit is how long it takes at most until what could not be had when tracking began is tried again.
+	retryLimit = 5 * time.Minute
 )
 
 // NATNews is what happened to connections since the last [NAT.Read], in no particular order. What never gets to a device is
@@ -57,12 +58,11 @@ type NATConfig struct {
 }
 
 // NAT tells of new connections that are translated, each once. It has them from two sources that check each other: a program
-// that sees packets leave by devices, and the events of the kernel's connection tracking. Its methods may be called
+// that sees packets leave by devices, and the events of the kernel's connection tracking. A first packet that
+// is sent again after the program had to forget its connection is known by having no event; if those of its namespace do not
+// come, or some got lost in the last seconds, the connection is told again. Its methods may be called
 // concurrently, but for Known, which is for before the first Read.
 type NAT struct {
-	// Incomplete says what of the two does not run, and so what is not told; nil: both do.
-	Incomplete error
-
 	config NATConfig
 	netns  Netns  // the host's
 	inode  uint32 // likewise
@@ -71,8 +71,13 @@ type NAT struct {
 	program   *natProgram          // nil: not to be had, or not yet
 	events    *conntrackEvents     // likewise
 	tracking  time.Time            // when to look next whether the kernel has connection tracking; zero: no more
-	endpoints map[NATEndpoint]bool // without an address: any
+	retry     time.Duration        // after which to look again for what could not be had
+	endpoints map[NATEndpoint]bool // plain; those that the program knows, if there is one
 	union     *natUnion
+	failed    error // what Run has met first since the last Read
+
+	// Why something is missing; nil: it is not.
+	noProgram, noEvents, notKnown, unset error
 }
 
 // OpenNAT loads and attaches the program, subscribes to the events, and remembers what is in the table of the calling
@@ -80,8 +85,8 @@ type NAT struct {
 // CAP_NET_BROADCAST.
 //
 // A kernel that does not track connections yet is left so. What could not be had of it is tried again within a second of its
-// beginning; what fails then is an error of Run or Read. Subscribing to the events has it load nf_conntrack_netlink if that is
-// a module, which by itself does nothing to packets; Docker loads it too.
+// beginning, and what fails then, now and again. Subscribing to the events has it load nf_conntrack_netlink if that is a
+// module, which by itself does nothing to packets; Docker loads it too.
 func OpenNAT(config NATConfig) (*NAT, error) {
 	if config.SocketBuffer == 0 {
 		config.SocketBuffer = defaultEventBuffer
@@ -91,7 +96,7 @@ func OpenNAT(config NATConfig) (*NAT, error) {
 		return nil, err
 	}
 	n := &NAT{config: config, netns: OwnNetns(), inode: inode, union: newNATUnion()}
-	known := n.remember()
+	notKnown := n.remember()
 	noProgram := n.openProgram()
 	if !tracksConnections() {
 		n.tracking = time.Now().Add(trackingPeriod)
@@ -104,26 +109,38 @@ func OpenNAT(config NATConfig) (*NAT, error) {
 	if noProgram != nil && noEvents != nil {
 		return nil, errors.Join(noProgram, noEvents)
 	}
-	if noProgram != nil {
-		noProgram = fmt.Errorf("answers, devices and what has no room in the socket's buffer are not told: %w", noProgram)
-	}
-	if noEvents != nil {
-		noEvents = fmt.Errorf("connections that never get to a device are not told: %w", noEvents)
-	}
-	n.Incomplete = errors.Join(noProgram, noEvents, known)
+	n.noProgram, n.noEvents, n.notKnown = noProgram, noEvents, notKnown
 	return n, nil
 }
 
-// openProgram loads it, and has it know the endpoints.
+// Incomplete says what is missing of the two sources, and so what is not told; nil: nothing. It may change once a kernel
+// begins to track connections.
+func (n *NAT) Incomplete() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	missing := []error{n.notKnown, n.unset}
+	if n.noProgram != nil {
+		missing = append(missing, fmt.Errorf("answers, devices and what has no room in the socket's buffer are not told: %w", n.noProgram))
+	}
+	if n.noEvents != nil {
+		missing = append(missing, fmt.Errorf("connections that never get to a device are not told: %w", n.noEvents))
+	}
+	return errors.Join(missing...)
+}
+
+// openProgram loads it, and has it know the endpoints and choose the events.
 func (n *NAT) openProgram() error {
 	program, err := openNATProgram(n.config, n.inode)
 	if err != nil {
 		return err
 	}
-	if err := program.setEndpoints(slices.Collect(maps.Keys(n.endpoints))); err != nil {
-		return errors.Join(err, program.Close())
+	if n.events != nil {
+		if err := n.events.choose(program.filterFD()); err != nil {
+			return errors.Join(err, program.Close())
+		}
 	}
 	n.program = program
+	n.setEndpoints(n.endpoints)
 	return nil
 }
 
@@ -144,21 +161,27 @@ func (n *NAT) openEvents() error {
 	return err
 }
 
-// awaitTracking opens what is missing once the kernel tracks connections.
-func (n *NAT) awaitTracking(now time.Time) error {
+// awaitTracking opens what is missing once the kernel tracks connections, and tries again what fails.
+func (n *NAT) awaitTracking(now time.Time) {
 	if n.tracking.IsZero() || now.Before(n.tracking) {
-		return nil
+		return
 	}
 	if !tracksConnections() {
 		n.tracking = now.Add(trackingPeriod)
-		return nil
+		return
 	}
-	n.tracking = time.Time{}
-	var noProgram error
 	if n.program == nil {
-		noProgram = n.openProgram()
+		n.noProgram = n.openProgram()
 	}
-	return errors.Join(noProgram, n.openEvents())
+	if n.events == nil {
+		n.noEvents = n.openEvents()
+	}
+	if n.program != nil && n.events != nil {
+		n.tracking = time.Time{}
+		return
+	}
+	n.retry = min(max(2*n.retry, trackingPeriod), retryLimit)
+	n.tracking = now.Add(n.retry)
 }
 
 // Known says that the connections in the tables of the network namespaces at these paths, such as a container's SandboxKey
@@ -187,76 +210,88 @@ func (n *NAT) remember() error {
 }
 
 // SetEndpoints says of which connections to the host's namespace to tell even if they are not translated. The new endpoints
-// replace the old ones.
+// replace the old ones. The program has room for 65,536 of them; if there are more, the error says how many are left out.
 func (n *NAT) SetEndpoints(endpoints []NATEndpoint) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	wanted := make(map[NATEndpoint]bool, len(endpoints))
+	n.setEndpoints(plainEndpoints(endpoints))
+	return n.unset
+}
+
+// setEndpoints has both sources choose by the same ones.
+func (n *NAT) setEndpoints(wanted map[NATEndpoint]bool) {
+	n.endpoints, n.unset = wanted, nil
+	if n.program != nil {
+		n.unset = n.program.setEndpoints(wanted)
+		n.endpoints = maps.Clone(n.program.endpoints)
+	}
+}
+
+// plainEndpoints writes those the same way that mean the same: any address is none, and an IPv4 address is not mapped.
+func plainEndpoints(endpoints []NATEndpoint) map[NATEndpoint]bool {
+	plain := make(map[NATEndpoint]bool, len(endpoints))
 	for _, e := range endpoints {
 		if e.Address = e.Address.Unmap(); e.Address.IsUnspecified() {
 			e.Address = netip.Addr{}
 		}
-		wanted[e] = true
+		plain[e] = true
 	}
-	if n.program != nil {
-		if err := n.program.setEndpoints(endpoints); err != nil {
-			return err
-		}
-	}
-	n.endpoints = wanted
-	return nil
+	return plain
 }
 
-// Run takes news out of the kernel's buffers, before they are full, until ctx ends. After an error Read still works, and
-// alone takes what is in the buffers.
-func (n *NAT) Run(ctx context.Context) error {
+// Run takes news out of the kernel's buffers, before they are full, until ctx ends. It goes on after an error, which the next
+// Read returns.
+func (n *NAT) Run(ctx context.Context) {
 	ticker := time.NewTicker(gatherPeriod)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 		n.mu.Lock()
-		err := n.gather()
-		n.mu.Unlock()
-		if err != nil {
-			return err
+		if err := n.gather(); n.failed == nil {
+			n.failed = err
 		}
+		n.mu.Unlock()
 	}
 }
 
-// Read returns what has happened since the last Read. What comes with an error is good.
+// Read returns what has happened since the last Read, and the first error since then. What comes with an error is good.
 func (n *NAT) Read() (NATNews, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	err := n.gather()
+	if n.failed != nil {
+		err = n.failed
+	}
+	n.failed = nil
 	return n.union.take(), err
 }
 
-// gather takes what is in the kernel's buffers.
+// gather takes what is in the kernel's buffers, but no more than gatherLimit of each: mu is held.
 func (n *NAT) gather() error {
 	if n.union.waiting() >= newsLimit {
 		return nil
 	}
 	now := time.Now()
-	late := n.awaitTracking(now)
+	n.awaitTracking(now)
 	var records func(func(natRecord)) error
 	if n.program != nil {
-		records = n.program.read
+		records = func(visit func(natRecord)) error { return n.program.read(gatherLimit, visit) }
 	}
-	var events func(func(NATEvent)) error
+	var events func(func(NATEvent)) (reading, error)
 	if n.events != nil {
-		events = func(visit func(NATEvent)) error {
-			return n.events.read(func(e *conntrackEntry) {
+		events = func(visit func(NATEvent)) (reading, error) {
+			return n.events.read(gatherLimit, func(e *conntrackEntry) {
 				if n.wants(e) {
 					visit(NATEvent{Tracked: e.Tracked, At: now})
 				}
 			})
 		}
 	}
-	return errors.Join(late, n.union.unite(now, records, events))
+	return n.union.unite(now, records, events)
 }
 
 // wants chooses from the events, which no filter can as well, and says whose those of the host's namespace are.
@@ -275,9 +310,10 @@ func (n *NAT) isEndpoint(protocol uint8, to netip.AddrPort) bool {
 }
 
 // Losses says what one of the two sources missed since the start. Of the program: records that found its ring full
-// (ring_full), packets that the kernel kept from it (recursion), and connections that it had no room to remember
-// (not_remembered). Of the events: those that found the socket's buffer full (netlink_overrun), and those that could not be
-// read (unparsed). What the other source had all the same is told: a loss of one alone is no connection missed.
+// (ring_full), packets that the kernel kept from it (recursion), connections that it had no room to remember
+// (not_remembered), and those of the host's own processes that were too many to look for their answers (not_awaited). Of the
+// events: those that found the socket's buffer full (netlink_overrun), and those that could not be read (unparsed). What the
+// other source had all the same is told: a loss of one alone is no connection missed.
 func (n *NAT) Losses() ([]Loss, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -84,7 +84,7 @@ func BenchmarkNAT(b *testing.B) {
 					send(i)
 				}
 				p.add(ours.read(b), nothing.read(b))
-				if err := program.read(func(natRecord) {}); err != nil {
+				if err := program.read(gatherLimit, func(natRecord) {}); err != nil {
 					b.Fatal(err)
 				}
 				if strings.HasPrefix(bc.name, "first") {

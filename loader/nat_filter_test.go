@@ -72,9 +72,9 @@ func passes(tb testing.TB, program *natProgram, message []byte) bool {
 
 func TestNATFilter(t *testing.T) {
 	program := openNATProgramIn(t, newNamespace(t), NATConfig{}).program
-	err := program.setEndpoints([]NATEndpoint{
+	err := program.setEndpoints(plainEndpoints([]NATEndpoint{
 		{unix.IPPROTO_TCP, router4, 80}, {unix.IPPROTO_UDP, netip.Addr{}, 53}, {unix.IPPROTO_TCP, router6, 443},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestNATFilterOnEvents(t *testing.T) {
 		lab.translate(t, router4, "-A POSTROUTING -o outside -p udp --dport 53 -j MASQUERADE")
 		lab.container.do(t, func() { rules(t, router4, "-A", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW") })
 		r := openNATProgramIn(t, lab.router, NATConfig{})
-		if err := r.program.setEndpoints([]NATEndpoint{{unix.IPPROTO_UDP, router4, 7}}); err != nil {
+		if err := r.program.setEndpoints(plainEndpoints([]NATEndpoint{{unix.IPPROTO_UDP, router4, 7}})); err != nil {
 			t.Fatal(err)
 		}
 		var events *conntrackEvents
@@ -199,7 +199,7 @@ func TestNATFilterOnEvents(t *testing.T) {
 			port uint16
 		}
 		got := make(map[kind]int)
-		err := events.read(func(e *conntrackEntry) { got[kind{e.NetnsID < 0, e.Original.Destination.Port()}]++ })
+		_, err := events.read(gatherLimit, func(e *conntrackEntry) { got[kind{e.NetnsID < 0, e.Original.Destination.Port()}]++ })
 		if err != nil {
 			t.Error(err)
 		}

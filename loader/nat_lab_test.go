@@ -206,8 +206,8 @@ func (l *natLab) conntrack(tb testing.TB) (found map[connection]int) {
 func mustOpenNAT(tb testing.TB, of namespace, config NATConfig) *NAT {
 	tb.Helper()
 	nat := openNATAnyway(tb, of, config)
-	if nat.Incomplete != nil {
-		tb.Errorf("incomplete: %v", nat.Incomplete)
+	if err := nat.Incomplete(); err != nil {
+		tb.Errorf("incomplete: %v", err)
 	}
 	return nat
 }
@@ -231,11 +231,7 @@ func runNAT(tb testing.TB, nat *NAT) (stop func()) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() {
-		if err := nat.Run(ctx); err != nil {
-			tb.Error(err)
-		}
-	})
+	running.Go(func() { nat.Run(ctx) })
 	stop = func() {
 		cancel()
 		running.Wait()

@@ -3,11 +3,14 @@
 package loader
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -23,7 +26,7 @@ type natProgram struct {
 	tracing   link.Link
 	reader    *ringbuf.Reader
 	sample    ringbuf.Record
-	endpoints map[natNatEndpoint]bool // in the kernel's map
+	endpoints map[NATEndpoint]bool // in the kernel's map, plain
 	local     *localAnswers
 }
 
@@ -47,7 +50,7 @@ type natRecord struct {
 // openNATProgram loads the programs and attaches the one that is for packets. hostNetns is the inode number of the host's
 // namespace, which is the calling thread's. Needs 5.10, BTF, CAP_BPF and CAP_PERFMON.
 func openNATProgram(config NATConfig, hostNetns uint32) (*natProgram, error) {
-	p := &natProgram{endpoints: make(map[natNatEndpoint]bool), local: newLocalAnswers()}
+	p := &natProgram{endpoints: make(map[NATEndpoint]bool), local: newLocalAnswers()}
 	if err := p.open(config, hostNetns); err != nil {
 		return nil, errors.Join(explain(err), p.Close())
 	}
@@ -98,18 +101,18 @@ func requireConntrackTypes() error {
 	return nil
 }
 
-// read visits all that is in the ring now, oldest first, and does not wait for more; then the connections of the host's own
-// processes that were answered meanwhile.
-func (p *natProgram) read(visit func(natRecord)) error {
+// read visits what is in the ring now, oldest first, up to limit, and does not wait for more; then the connections of the host's
+// own processes that were answered meanwhile.
+func (p *natProgram) read(limit int, visit func(natRecord)) error {
 	ahead, err := clockAhead()
 	if err != nil {
 		return err
 	}
 	p.reader.SetDeadline(time.Unix(1, 0)) // past: what is there is still read
-	for {
+	for range limit {
 		err := p.reader.ReadInto(&p.sample)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return p.local.ask(time.Now(), visit)
+			break
 		}
 		if err != nil {
 			return fmt.Errorf("read ring of connections: %w", err)
@@ -122,6 +125,7 @@ func (p *natProgram) read(visit func(natRecord)) error {
 		p.local.see(&told)
 		visit(told)
 	}
+	return p.local.ask(time.Now(), visit)
 }
 
 // clockAhead returns the time of day at which the kernel's monotonic clock began.
@@ -170,41 +174,49 @@ func hostOrder(network uint16) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
-// setEndpoints says of which connections in the host's namespace to tell though nothing translates them. An endpoint that
-// was there before is not missing for a moment. After an error some of the new ones are there, and all of the old ones that
-// are wanted still.
-func (p *natProgram) setEndpoints(endpoints []NATEndpoint) error {
-	wanted := make(map[natNatEndpoint]bool, len(endpoints))
-	for _, e := range endpoints {
-		wanted[newNATEndpoint(e)] = true
+// setEndpoints says of which connections in the host's namespace to tell though nothing translates them: as many of the
+// wanted as there is room for, in their order. An endpoint that was there before is not missing for a moment. After an error
+// endpoints says which are there.
+func (p *natProgram) setEndpoints(wanted map[NATEndpoint]bool) error {
+	chosen := slices.SortedFunc(maps.Keys(wanted), compareEndpoints)
+	var errs []error
+	if room := int(p.objects.Endpoints.MaxEntries()); len(chosen) > room {
+		errs = append(errs, fmt.Errorf("set endpoints: no room for %d of %d", len(chosen)-room, len(chosen)))
+		chosen = chosen[:room]
 	}
-	if room := int(p.objects.Endpoints.MaxEntries()); len(wanted) > room {
-		return fmt.Errorf("set endpoints: %d are more than the %d that there is room for", len(wanted), room)
+	keep := make(map[NATEndpoint]bool, len(chosen))
+	for _, e := range chosen {
+		keep[e] = true
 	}
 	for e := range p.endpoints {
-		if wanted[e] {
+		if keep[e] {
 			continue
 		}
-		if err := p.objects.Endpoints.Delete(e); err != nil {
-			return fmt.Errorf("remove endpoint: %w", err)
+		if err := p.objects.Endpoints.Delete(newNATEndpoint(e)); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("remove endpoint: %w", err))...)
 		}
 		delete(p.endpoints, e)
 	}
-	for e := range wanted {
+	for _, e := range chosen {
 		if p.endpoints[e] {
 			continue
 		}
-		if err := p.objects.Endpoints.Put(e, uint8(1)); err != nil {
-			return fmt.Errorf("add endpoint: %w", err)
+		if err := p.objects.Endpoints.Put(newNATEndpoint(e), uint8(1)); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("add endpoint: %w", err))...)
 		}
 		p.endpoints[e] = true
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
+func compareEndpoints(a, b NATEndpoint) int {
+	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+}
+
+// newNATEndpoint turns a plain endpoint into the kernel's.
 func newNATEndpoint(e NATEndpoint) natNatEndpoint {
 	endpoint := natNatEndpoint{Port: hostOrder(e.Port), Protocol: e.Protocol}
-	if !e.Address.IsValid() || e.Address.IsUnspecified() {
+	if !e.Address.IsValid() {
 		return endpoint
 	}
 	for i, b := 0, e.Address.As16(); i < len(endpoint.Address); i++ {

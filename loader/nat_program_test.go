@@ -58,7 +58,7 @@ func openNATProgramIn(tb testing.TB, n namespace, config NATConfig) *told {
 
 func (r *told) read(tb testing.TB) {
 	tb.Helper()
-	err := r.program.read(func(record natRecord) {
+	err := r.program.read(gatherLimit, func(record natRecord) {
 		switch {
 		case record.Netns != r.netns:
 		case record.answered:
@@ -515,7 +515,7 @@ func TestNATProgramTellsEndpoints(t *testing.T) {
 			lab.container.do(t, func() { listen(t, 80) })
 			host, other := openNATProgramIn(t, lab.router, NATConfig{}), openNATProgramIn(t, lab.world, NATConfig{})
 			for _, r := range []*told{host, other} {
-				if err := r.program.setEndpoints(tc.endpoints); err != nil {
+				if err := r.program.setEndpoints(plainEndpoints(tc.endpoints)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -550,7 +550,7 @@ func TestNATProgramSetEndpoints(t *testing.T) {
 		return found
 	}
 	for _, set := range [][]NATEndpoint{{a, b}, {b, c, c}, {a, b, c}, {}, {c}} {
-		if err := program.setEndpoints(set); err != nil {
+		if err := program.setEndpoints(plainEndpoints(set)); err != nil {
 			t.Fatal(err)
 		}
 		want := make(map[natNatEndpoint]bool)
@@ -561,15 +561,29 @@ func TestNATProgramSetEndpoints(t *testing.T) {
 			t.Errorf("%+v (-want +got):\n%s", set, diff)
 		}
 	}
-	many := make([]NATEndpoint, program.objects.Endpoints.MaxEntries()+1)
+	room := int(program.objects.Endpoints.MaxEntries())
+	many := make([]NATEndpoint, room+2)
 	for i := range many {
 		many[i] = NATEndpoint{6 + uint8(i>>16), container4, uint16(i)}
 	}
-	if err := program.setEndpoints(many); err == nil || len(keys()) != 1 {
-		t.Errorf("more than there is room for: %v, and %d are set", err, len(keys()))
+	nat := &NAT{program: program, union: newNATUnion()}
+	err, want := nat.SetEndpoints(many), fmt.Sprintf("set endpoints: no room for 2 of %d", room+2)
+	if err == nil || err.Error() != want {
+		t.Errorf("more than there is room for: %v, want %s", err, want)
 	}
-	if err := program.setEndpoints(many[1:]); err != nil {
-		t.Error(err)
+	if incomplete := nat.Incomplete(); incomplete == nil || incomplete.Error() != want {
+		t.Errorf("incomplete: %v", incomplete)
+	}
+	if set := keys(); len(set) != room || set[newNATEndpoint(many[room])] || set[newNATEndpoint(c)] || len(nat.endpoints) != room {
+		t.Errorf("%d are set, and %d taken for it", len(set), len(nat.endpoints))
+	}
+	for i, e := range many {
+		if fits := i < room; nat.isEndpoint(e.Protocol, netip.AddrPortFrom(e.Address, e.Port)) != fits {
+			t.Fatalf("endpoint %d is set: %t", i, !fits)
+		}
+	}
+	if err := nat.SetEndpoints(many[2:]); err != nil || nat.Incomplete() != nil || len(keys()) != room {
+		t.Errorf("as many as there is room for: %v", err)
 	}
 }
 
@@ -578,7 +592,7 @@ func TestNATProgramLeavesUntrackedAlone(t *testing.T) {
 	lab.translate(t, router4, "-A PREROUTING -i outside -j DNAT --to-destination 172.30.0.2")
 	lab.router.do(t, func() { rules(t, router4, "-t", "raw", "-A", "PREROUTING", "-p", "udp", "-j", "NOTRACK") })
 	r := openNATProgramIn(t, lab.router, NATConfig{})
-	err := r.program.setEndpoints([]NATEndpoint{{unix.IPPROTO_UDP, netip.Addr{}, 53}})
+	err := r.program.setEndpoints(plainEndpoints([]NATEndpoint{{unix.IPPROTO_UDP, netip.Addr{}, 53}}))
 	if err != nil {
 		t.Fatal(err)
 	}

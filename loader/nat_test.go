@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -129,6 +130,7 @@ func TestNATTellsEachConnectionOnce(t *testing.T) {
 
 // Namespaces that come later, or get their number later, are heard of; of one without a number the program tells.
 func TestNATOfLaterNamespaces(t *testing.T) {
+	loadModules(t)
 	observer := newNamespace(t)
 	nat := mustOpenNAT(t, observer, NATConfig{})
 	lab := newNATLab(t)
@@ -418,7 +420,7 @@ func TestNATIncomplete(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer mustClose(t, nat)
-			if got := nat.Incomplete; (got == nil) != (tc.want == "") || got != nil && !strings.HasPrefix(got.Error(), tc.want) {
+			if got := nat.Incomplete(); (got == nil) != (tc.want == "") || got != nil && !strings.HasPrefix(got.Error(), tc.want) {
 				t.Errorf("incomplete: %v, want %q", got, tc.want)
 			}
 			o := newOpened(t, nat, lab)
@@ -453,8 +455,8 @@ func TestNATBeforeTracking(t *testing.T) {
 		fatalLoad(t, err)
 	}
 	defer mustClose(t, nat)
-	if nat.Incomplete != nil {
-		t.Errorf("incomplete: %v", nat.Incomplete)
+	if err := nat.Incomplete(); err != nil {
+		t.Errorf("incomplete: %v", err)
 	}
 	insert := func(port string) {
 		run(t, "conntrack", "-I", "-p", "udp", "-s", "192.0.2.1", "-d", "192.0.2.2", "--sport", port, "--dport", "53", "-t", "60", "-n", "192.0.2.9")
@@ -492,7 +494,7 @@ func TestNATKeepsBoundedNews(t *testing.T) {
 	newOpened(t, nat, lab).want(t, lab.awaitTranslated(t, 10))
 }
 
-// What cannot be had once the kernel tracks connections is said, once, and the rest runs.
+// What cannot be had once the kernel tracks connections is said as long as that is so, tried again, and the rest runs.
 func TestNATWithoutProgramBeforeTracking(t *testing.T) {
 	loadModules(t)
 	enterFreshNetns(t)
@@ -506,16 +508,141 @@ func TestNATWithoutProgramBeforeTracking(t *testing.T) {
 	if err := unix.Unmount("/proc/sys/net/netfilter", 0); err != nil {
 		t.Fatal(err)
 	}
+	read := func() {
+		if _, err := nat.Read(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	eventually(t, "it is said", func() bool {
-		_, err = nat.Read()
-		return err != nil
+		read()
+		return nat.Incomplete() != nil
 	})
-	if !strings.HasPrefix(err.Error(), "load nat object: ") {
+	if got, want := nat.Incomplete().Error(), "answers, devices and what has no room in the socket's buffer are not told: load nat object: "; !strings.HasPrefix(got, want) {
+		t.Errorf("incomplete: %s, want %s", got, want)
+	}
+	if nat.events == nil {
+		t.Error("there are no events")
+	}
+	for nat.retry < 2*trackingPeriod { // it fails again
+		nat.tracking = time.Now()
+		read()
+	}
+	if nat.Incomplete() == nil {
+		t.Error("nothing is missing any more")
+	}
+	nat.config.RingSize = 0
+	nat.tracking = time.Now()
+	read()
+	if err := nat.Incomplete(); err != nil || nat.program == nil || !nat.tracking.IsZero() {
+		t.Errorf("then incomplete: %v, program %t", err, nat.program != nil)
+	}
+}
+
+// An error does not end the gathering, and the next Read returns it once.
+func TestNATRunGoesOnAfterError(t *testing.T) {
+	lab := newNATLab(t)
+	lab.translate(t, router4, "-A POSTROUTING -o outside -j MASQUERADE")
+	lab.world.do(t, func() { mustListenUDP(t, "192.0.2.2:9") })
+	nat := mustOpenNAT(t, lab.router, NATConfig{})
+	events := nat.events
+	nat.events = &conntrackEvents{socket: -1, batch: events.batch}
+	runNAT(t, nat)
+	eventually(t, "it fails", func() bool {
+		nat.mu.Lock()
+		defer nat.mu.Unlock()
+		return nat.failed != nil
+	})
+	nat.mu.Lock()
+	nat.events = events
+	nat.mu.Unlock()
+	if _, err := nat.Read(); !errors.Is(err, unix.EBADF) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := nat.Read(); err != nil || nat.events == nil {
-		t.Errorf("then error %v, events %t", err, nat.events != nil)
+	o := newOpened(t, nat, lab)
+	lab.container.do(t, func() { openUDP(t, netip.AddrPortFrom(world4, 9), 10) })
+	want := lab.awaitTranslated(t, 10)
+	eventually(t, "they are gathered", func() bool {
+		nat.mu.Lock()
+		defer nat.mu.Unlock()
+		return nat.union.waiting() >= 10
+	})
+	o.want(t, want)
+}
+
+// More events than Read is given at once wait for their packets, and become news all the same.
+func TestNATReadsOnWhileEventsWait(t *testing.T) {
+	nat, start := &NAT{union: newNATUnion()}, time.Now().Add(-time.Minute)
+	err := nat.union.unite(start, func(func(natRecord)) error { return nil }, func(visit func(NATEvent)) (reading, error) {
+		for i := range newsLimit + 1 {
+			visit(unionEvent(uint16(i)))
+		}
+		return reading{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	if news, err := nat.Read(); err != nil || len(news.Opened) != newsLimit+1 {
+		t.Errorf("told %d, %v, want %d", len(news.Opened), err, newsLimit+1)
+	}
+}
+
+// No more is taken at once than is asked for, and the rest stays there.
+func TestNATTakesBoundedNumbers(t *testing.T) {
+	const count, limit = 300, 100
+	lab := newNATLab(t)
+	lab.translate(t, router4, "-A POSTROUTING -o outside -j MASQUERADE")
+	lab.world.do(t, func() { mustListenUDP(t, "192.0.2.2:9") })
+	nat := mustOpenNAT(t, lab.router, NATConfig{})
+	lab.container.do(t, func() { openUDP(t, netip.AddrPortFrom(world4, 9), count) })
+	want := lab.awaitTranslated(t, count)
+	var records []natRecord
+	err := nat.program.read(limit, func(r natRecord) { records = append(records, r) })
+	if err != nil || len(records) != limit {
+		t.Errorf("read %d records, %v", len(records), err)
+	}
+	events := 0
+	got, err := nat.events.read(limit, func(*conntrackEntry) { events++ })
+	if err != nil || !got.more || got.missed || events < limit || events >= limit+eventBatch {
+		t.Errorf("read %d events, %+v, %v", events, got, err)
+	}
+	got, err = nat.events.read(gatherLimit, func(*conntrackEntry) { events++ })
+	if err != nil || got.more || got.missed || events < count {
+		t.Errorf("read %d events, %+v, %v", events, got, err)
+	}
+	for _, r := range records {
+		nat.union.news.Opened = append(nat.union.news.Opened, r.NATEvent)
+	}
+	newOpened(t, nat, lab).want(t, want)
+}
+
+// However few the program can remember, a first packet that is sent again is no new connection.
+func TestNATTellsForgottenOnce(t *testing.T) {
+	const count, remembered = 1500, 256
+	lab := newNATLab(t)
+	lab.translate(t, router4, "-A PREROUTING -i outside -j DNAT --to-destination 172.30.0.2")
+	lab.container.do(t, func() { rules(t, router4, "-A", "INPUT", "-p", "tcp", "-j", "DROP") })
+	lab.container.do(t, func() { rules(t, router4, "-A", "INPUT", "-p", "icmp", "-j", "DROP") })
+	o := newOpened(t, mustOpenNAT(t, lab.router, NATConfig{Connections: remembered}), lab)
+	runNAT(t, o.nat)
+	send := func(first, count int) {
+		lab.world.do(t, func() {
+			for port := first; port < first+count; port++ {
+				connectFrom(t, uint16(port), netip.AddrPortFrom(router4, 80))()
+			}
+			ping(t, router4, first, count)
+		})
+	}
+	send(9000, 1)
+	o.want(t, lab.awaitTranslated(t, 2))
+	time.Sleep(lateRecord) // until the events are known to come
+	for range 2 {
+		send(10_000, count)
+		o.want(t, lab.awaitTranslated(t, 2*count+2))
+	}
+	before := sentBy(t, lab.router, "port")
+	send(10_000, count)
+	eventually(t, "all are sent again", func() bool { return sentBy(t, lab.router, "port") >= before+2*count })
+	o.want(t, lab.awaitTranslated(t, 2*count+2))
 }
 
 // Run ends with its context, leaves nothing running, and Read goes on.

@@ -18,6 +18,8 @@ const (
 	// lateEvent is for how long at least one is remembered that was told without its event: another packet of it could leave
 	// by another processor while its event is being sent.
 	lateEvent = 2 * time.Second
+	// gatherLimit is how many of each source are taken at once. What is in the kernel's buffers is mostly less.
+	gatherLimit = 1 << 16
 	// rememberedLimit bounds each of the two halves of what is remembered, of about 1.5 MiB.
 	rememberedLimit = 1 << 16
 )
@@ -28,19 +30,29 @@ const (
 //
 // A record and an event that have the same tuples are of one connection. Only their number counts, so it does not matter
 // that the same tuples are used again soon, or at the same time in another namespace.
+//
+// A record alone is of a new connection, or of one that the program had told and forgotten. It is taken for the second where
+// the events of the namespace are known to come: a new one would have its own.
 type natUnion struct {
 	news NATNews
 
 	seed maphash.Seed
 	now  time.Time
 
-	records unmatched    // without an event; empty between two unite
+	records unmatched    // without an event yet; empty once all events are read
 	answers []NATEvent   // likewise
 	events  [2]unmatched // without a record yet: those of late, and those before them
 	last    [2]time.Time // when the newest of each came
 
 	known remembered // events told without a record, and what was there before the start
 	alone remembered // records told without an event
+	heard heard
+}
+
+// reading says how a source was read.
+type reading struct {
+	more   bool // not all that is there was taken
+	missed bool // some have got lost since the last time
 }
 
 func newNATUnion() *natUnion {
@@ -54,23 +66,30 @@ func newNATUnion() *natUnion {
 // existing remembers a connection that is not new.
 func (u *natUnion) existing(t *Tracked) { u.known.add(u.key(t), time.Now()) }
 
-// unite takes all records that there are, then all events. The kernel sends an event before the packet gets to a device, so
-// a record that finds no event then has none. Without records, nil, no event waits for one.
-func (u *natUnion) unite(now time.Time, records func(func(natRecord)) error, events func(func(NATEvent)) error) error {
+// unite takes the records that there are, then the events. The kernel sends an event before the packet gets to a device, so
+// a record that finds no event has none once all are read. Without records, nil, no event waits for one.
+func (u *natUnion) unite(now time.Time, records func(func(natRecord)) error, events func(func(NATEvent)) (reading, error)) error {
 	u.now = now
 	var errs []error
-	if records != nil {
+	if records != nil && len(u.records.entries)+len(u.answers) < gatherLimit {
 		errs = append(errs, records(u.record))
 	}
 	u.tellEvents()
+	var read reading
 	if events != nil {
-		errs = append(errs, events(u.event))
+		var err error
+		if read, err = events(u.event); read.missed || err != nil {
+			u.heard.miss(now)
+		}
+		errs = append(errs, err)
 	}
 	if records == nil {
 		u.tell(&u.events[0])
 	}
-	u.tellRecords()
-	u.tellAnswers()
+	if !read.more {
+		u.tellRecords()
+		u.tellAnswers()
+	}
 	return errors.Join(errs...)
 }
 
@@ -113,6 +132,7 @@ func (u *natUnion) event(e NATEvent) {
 
 // join tells of a connection that both saw. The record knows all but the namespace's number.
 func (u *natUnion) join(record, event NATEvent) {
+	u.heard.hear(record.Netns, u.now)
 	record.NetnsID = event.NetnsID
 	u.news.Opened = append(u.news.Opened, record)
 }
@@ -139,10 +159,10 @@ func (u *natUnion) tellEvent(key uint64, e NATEvent) {
 	u.news.Opened = append(u.news.Opened, e)
 }
 
-// tellRecords tells of those that the events have missed.
+// tellRecords tells of those that the events have missed, and of no connection twice.
 func (u *natUnion) tellRecords() {
 	u.records.drain(func(key uint64, r NATEvent) {
-		if u.known.take(key, u.now) {
+		if u.known.take(key, u.now) || u.heard.all(r.Netns, u.now) {
 			return
 		}
 		u.alone.add(key, u.now)
@@ -170,10 +190,8 @@ func (u *natUnion) tellAnswers() {
 	u.answers = u.answers[:0]
 }
 
-// waiting is how many connections are in here that nobody has read of.
-func (u *natUnion) waiting() int {
-	return len(u.news.Opened) + len(u.news.Answered) + len(u.events[0].entries) + len(u.events[1].entries)
-}
+// waiting is how much news nobody has read. Events that wait for a packet are none yet, and become news by time alone.
+func (u *natUnion) waiting() int { return len(u.news.Opened) + len(u.news.Answered) }
 
 // take hands out the news.
 func (u *natUnion) take() NATNews {

@@ -46,6 +46,7 @@ func TestNATUnion(t *testing.T) {
 		answered []uint16
 		events   []uint16
 		want     []told
+		reading
 	}
 	const soon, later = 10 * time.Millisecond, packetDelay
 	for _, tc := range []struct {
@@ -96,6 +97,25 @@ func TestNATUnion(t *testing.T) {
 			{records: []uint16{1}, events: []uint16{1}, answered: []uint16{1}, want: []told{both(1), {Number: 1, AnsweredInstead: true}}}, {at: later},
 		}},
 		{name: "answers", steps: []step{{answered: []uint16{1, 1}, want: []told{{Number: 1, AnsweredInstead: true}, {Number: 1, AnsweredInstead: true}}}}},
+		{name: "forgotten by the program", steps: []step{
+			{records: []uint16{1}, events: []uint16{1}, want: []told{both(1)}}, {at: lateRecord, records: []uint16{1}, want: []told{record(1)}},
+			{at: lateRecord + soon, records: []uint16{1, 2}, events: []uint16{2}, want: []told{both(2)}},
+			{at: lateRecord + soon + silence, records: []uint16{1}}, {at: lateRecord + 2*soon + silence, records: []uint16{1}, want: []told{record(1)}},
+		}},
+		{name: "events missed since", steps: []step{
+			{records: []uint16{1}, events: []uint16{1}, want: []told{both(1)}}, {at: lateRecord + soon, records: []uint16{1}},
+			{at: 2 * lateRecord, records: []uint16{3}, reading: reading{missed: true}, want: []told{record(3)}}, {at: 3 * lateRecord, records: []uint16{4}, want: []told{record(4)}},
+			{at: 3*lateRecord + soon, records: []uint16{4}},
+		}},
+		{name: "events begin anew", steps: []step{
+			{records: []uint16{1}, events: []uint16{1}, want: []told{both(1)}},
+			{at: time.Hour, records: []uint16{2, 3}, events: []uint16{2}, want: []told{both(2), record(3)}},
+			{at: time.Hour + lateRecord + soon, records: []uint16{1}},
+		}},
+		{name: "more events to read", steps: []step{
+			{records: []uint16{1, 2}, answered: []uint16{1}, events: []uint16{2}, reading: reading{more: true}, want: []told{both(2)}},
+			{at: later, records: []uint16{3}, events: []uint16{1}, want: []told{both(1), record(3), {Number: 1, AnsweredInstead: true}}},
+		}},
 		{name: "events alone", alone: true, steps: []step{{events: []uint16{1, 1}, want: []told{event(1), event(1)}}, {at: later}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -119,11 +139,11 @@ func TestNATUnion(t *testing.T) {
 				if tc.alone {
 					records = nil
 				}
-				err := u.unite(start.Add(step.at), records, func(visit func(NATEvent)) error {
+				err := u.unite(start.Add(step.at), records, func(visit func(NATEvent)) (reading, error) {
 					for _, n := range step.events {
 						visit(unionEvent(n))
 					}
-					return nil
+					return step.reading, nil
 				})
 				if err != nil {
 					t.Error(err)
@@ -149,7 +169,7 @@ func TestNATUnionAfterError(t *testing.T) {
 	u, broken := newNATUnion(), errors.New("broken")
 	err := u.unite(time.Now(),
 		func(visit func(natRecord)) error { visit(unionRecord(1)); return broken },
-		func(visit func(NATEvent)) error { visit(unionEvent(2)); return nil })
+		func(visit func(NATEvent)) (reading, error) { visit(unionEvent(2)); return reading{}, nil })
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}
@@ -209,5 +229,26 @@ func TestUnmatched(t *testing.T) {
 		if _, ok := u.take(1); ok {
 			t.Errorf("round %d: something is left", round)
 		}
+	}
+}
+
+// What is known of namespaces is bounded, and those that are silent make room.
+func TestHeardIsBounded(t *testing.T) {
+	var h heard
+	now := time.Now()
+	h.hear(0, now) // not known which
+	for n := range Netns(2 * heardLimit) {
+		h.hear(n+1, now)
+	}
+	if len(h.from) != heardLimit {
+		t.Errorf("%d are known", len(h.from))
+	}
+	if later := now.Add(lateRecord + 1); !h.all(1, later) || h.all(2*heardLimit, later) || h.all(0, later) {
+		t.Error("the first is not heard of, or the last is")
+	}
+	now = now.Add(silence + 1)
+	h.hear(2*heardLimit, now)
+	if len(h.from) != 1 || !h.all(2*heardLimit, now.Add(lateRecord+1)) {
+		t.Errorf("%d are known", len(h.from))
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/loader"
@@ -29,7 +31,7 @@ func (a *agent) judge(ctx context.Context) {
 	defer a.judging.Unlock()
 	a.readAddresses()
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
-	query := a.hostQuery(&view.Inventory)
+	query := a.hostQuery(&view.Inventory, a.state.NATEndpoints())
 	query.Owners = &a.owners
 	view.Host = loader.ReadHost(query)
 	var problems unread
@@ -44,7 +46,7 @@ func (a *agent) judge(ctx context.Context) {
 	}
 	a.noteConntrack(&view)
 	a.state.SetKeptPorts(keptPorts(view.Host.Listeners))
-	a.track(&problems)
+	a.track(&problems, loader.ListTracked, loader.ListUntranslatedUDP)
 	a.noteUnread(problems)
 	rulesets := a.readRulesets()
 	var changes []findings.Change
@@ -141,9 +143,10 @@ func (a *agent) noteUnread(problems unread) {
 // full tells whether a table has no room, or a moment ago had none: entries come and go by the thousand.
 func full(t loader.Table) bool { return t.Limit > 0 && t.Entries >= t.Limit-t.Limit/50 }
 
-// hostQuery asks for what the engine's containers make of interest. The folder of their namespaces is remembered: what
+// hostQuery asks for what the engine's containers make of interest, and for the ports that are published on all addresses: the
+// routing mesh's are among those alone, and the engine keeps them. The folder of the containers' namespaces is remembered: what
 // they leave there outlives the last of them.
-func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) {
+func (a *agent) hostQuery(inventory *enrich.Inventory, endpoints []loader.NATEndpoint) (query loader.HostQuery) {
 	for i := range inventory.Containers {
 		c := &inventory.Containers[i]
 		if c.SandboxKey != "" {
@@ -153,6 +156,11 @@ func (a *agent) hostQuery(inventory *enrich.Inventory) (query loader.HostQuery) 
 			if p.Protocol == "tcp" {
 				query.Ports = append(query.Ports, p.Host.Port())
 			}
+		}
+	}
+	for _, e := range endpoints {
+		if e.Protocol == unix.IPPROTO_TCP && e.Address.IsUnspecified() && !slices.Contains(query.Ports, e.Port) {
+			query.Ports = append(query.Ports, e.Port)
 		}
 	}
 	for i := range inventory.Unstarted {

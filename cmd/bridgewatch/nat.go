@@ -27,7 +27,7 @@ type natCommand struct {
 	Lost      bool    `help:"Only connections to published ports whose container does not see the client's address."`
 	Lookups   bool    `help:"Also lookups of containers at Docker's resolver."`
 	Egress    bool    `help:"Which addresses the connections of containers to the outside appear under, and how many of their ports are in use."`
-	Limit     int     `default:"50" help:"How many to show at most, the most recent first."`
+	Limit     *int    `placeholder:"N" help:"How many to show at most: of connections the most recent, 50 unless given; with --egress all unless given."`
 	Watch     bool    `help:"Show what is new every two seconds, until interrupted."`
 	Output    string  `enum:"table,json" default:"table" help:"table or json."`
 	APISocket string  `name:"api.socket" default:"/run/bridgewatch/bridgewatch.sock" help:"Unix socket of the agent."`
@@ -62,7 +62,7 @@ func (c *natCommand) Run(ctx context.Context, to streams) error {
 
 func (c *natCommand) question() (q api.NATQuestion, err error) {
 	switch {
-	case c.Limit < 1:
+	case c.Limit != nil && *c.Limit < 1:
 		return q, errors.New("--limit must be at least 1")
 	case c.Port != nil && *c.Port == 0:
 		return q, errors.New("--port must be at least 1")
@@ -72,12 +72,26 @@ func (c *natCommand) question() (q api.NATQuestion, err error) {
 		return q, errors.New("--watch shows a table: it does not go with --output=json")
 	}
 	q = api.NATQuestion{
-		NATFilter: enrich.NATFilter{Container: c.Container, Lost: c.Lost, Limit: c.Limit}, Lookups: c.Lookups, Egress: c.Egress,
+		NATFilter: enrich.NATFilter{Container: c.Container, Lost: c.Lost, Limit: c.limit()}, Lookups: c.Lookups, Egress: c.Egress,
 	}
 	if c.Port != nil {
 		q.Port = *c.Port
 	}
 	return q, nil
+}
+
+// natLimit is how many connections are shown unless somebody wants another number, as the help has it.
+const natLimit = 50
+
+// limit is 0 where all are wanted. Who appears under which address is no list with an end that matters less.
+func (c *natCommand) limit() int {
+	switch {
+	case c.Limit != nil:
+		return *c.Limit
+	case c.Egress:
+		return 0
+	}
+	return natLimit
 }
 
 // show asks once and prints the answer.

@@ -218,6 +218,7 @@ func (p *natPrinter) egress() {
 	case e == nil:
 		p.WriteString("the agent has not looked at the tracked connections yet\n")
 		return
+	case len(e.Identities) == 0 && e.Incomplete != "": // then there may be some
 	case len(e.Identities) == 0 && p.question.Container != "":
 		fmt.Fprintf(p, "no connection of %s to the outside is tracked right now\n", printable(p.question.Container))
 	case len(e.Identities) == 0:
@@ -228,6 +229,9 @@ func (p *natPrinter) egress() {
 	if len(e.Pressure) > 0 {
 		p.WriteString("\nPorts in use, where most are:\n")
 		p.pressure(e.Pressure)
+	}
+	if e.Incomplete != "" {
+		fmt.Fprintf(p, "Not all is known: %s.\n", printable(e.Incomplete))
 	}
 }
 

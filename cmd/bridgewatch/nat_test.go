@@ -53,7 +53,7 @@ func port(text string) netip.AddrPort {
 // visit is a connection to a published port.
 func visit(container, client, to, seen string, how enrich.Mechanism) enrich.NATRow {
 	return enrich.NATRow{
-		Time: noon, Netns: enrich.ScopeHost, Container: container, ContainerID: strings.Repeat("ab", 32), Protocol: "tcp",
+		Time: noon, Scope: enrich.ScopeHost, Container: container, ContainerID: strings.Repeat("ab", 32), Protocol: "tcp",
 		Client: port(client), Destination: port(to), Seen: port(seen), Port: port(to).Port(), From: enrich.ClientRemote,
 		Lost: how != enrich.NoMechanism, Mechanism: how, Answered: true,
 	}
@@ -68,13 +68,13 @@ func manyWays() api.NAT {
 	pending := visit("web.1", "203.0.113.9:51237", "192.0.2.10:8080", "", enrich.UserlandProxy)
 	pending.Answered = false
 	mesh := visit("", "203.0.113.7:51238", "192.0.2.10:8081", "", enrich.IngressMesh)
-	mesh.Service, mesh.Stack, mesh.Netns, mesh.Kind = "api", "shop", enrich.ScopeIngress, enrich.DNAT
+	mesh.Service, mesh.Stack, mesh.Scope, mesh.Kind = "api", "shop", enrich.ScopeIngress, enrich.DNAT
 	unknown := mesh
 	unknown.Service, unknown.Stack = "", ""
 	adhoc := visit("~adhoc", "203.0.113.7:51239", "192.0.2.10:53", "203.0.113.7:51239", enrich.NoMechanism)
 	adhoc.Protocol, adhoc.Kind, adhoc.Answered = "udp", enrich.DNAT, false
 	out := enrich.NATRow{
-		Time: noon.Add(-25 * time.Hour), Netns: enrich.ScopeHost, Container: "shop-worker-1", Protocol: "tcp", Kind: enrich.Masquerade,
+		Time: noon.Add(-25 * time.Hour), Scope: enrich.ScopeHost, Container: "shop-worker-1", Protocol: "tcp", Kind: enrich.Masquerade,
 		Client: port("172.18.0.5:33000"), Destination: port("198.51.100.20:443"), Seen: port("192.0.2.10:33000"), Answered: true,
 	}
 	ping := out
@@ -129,7 +129,7 @@ func egressOf(address string) api.NAT {
 func TestNATEgressGolden(t *testing.T) {
 	asked, printed := asking(t, egressOf("192.0.2.10"), "--egress", "--container=db")
 	golden(t, "nat_egress.golden", []byte(printed))
-	if want := (api.NATQuestion{NATFilter: enrich.NATFilter{Container: "db", Limit: 50}, Egress: true}); asked != want {
+	if want := (api.NATQuestion{NATFilter: enrich.NATFilter{Container: "db"}, Egress: true}); asked != want {
 		t.Errorf("asked %+v, want %+v", asked, want)
 	}
 }
@@ -159,6 +159,8 @@ func TestNATAsks(t *testing.T) {
 			[]string{"--container=web.1", "--port=65535", "--lost", "--limit=3", "--lookups"},
 			api.NATQuestion{NATFilter: enrich.NATFilter{Container: "web.1", Port: 65535, Lost: true, Limit: 3}, Lookups: true},
 		},
+		{[]string{"--egress"}, api.NATQuestion{Egress: true}}, // all: they come in no order in which the last matter less
+		{[]string{"--egress", "--limit=3"}, api.NATQuestion{NATFilter: enrich.NATFilter{Limit: 3}, Egress: true}},
 	} {
 		if asked, _ := asking(t, manyWays(), tc.args...); asked != tc.want {
 			t.Errorf("%q asks %+v, want %+v", tc.args, asked, tc.want)
@@ -174,6 +176,10 @@ func TestNATNothing(t *testing.T) {
 	unread := nothing
 	empty := nothing
 	empty.Egress = &api.Egress{}
+	unlisted := nothing
+	unlisted.Egress = &api.Egress{Incomplete: "list tracked connections: operation not permitted"}
+	partly := egressOf("192.0.2.10")
+	partly.Egress = &api.Egress{Identities: partly.Egress.Identities[:1], Incomplete: "list tracked connections: timeout"}
 	const since = "since 2026-11-22 11:56:50, when the agent began to watch, 3m10s ago\n"
 	for _, tc := range []struct {
 		name   string
@@ -194,6 +200,15 @@ func TestNATNothing(t *testing.T) {
 		},
 		{"leaves", empty, []string{"--egress"}, "no connection of a container to the outside is tracked right now\n"},
 		{"leaves one container", empty, []string{"--egress", "--container=x"}, "no connection of x to the outside is tracked right now\n"},
+		{
+			"could be listed", unlisted, []string{"--egress", "--container=x"},
+			"Not all is known: list tracked connections: operation not permitted.\n",
+		},
+		{
+			"could be listed further", partly, []string{"--egress"},
+			"CONTAINER  APPEARS AS  SHARED WITH  CONNECTIONS\ndb         192.0.2.10  1 other      1\n" +
+				"Not all is known: list tracked connections: timeout.\n",
+		},
 		{"was looked at", unread, []string{"--egress"}, "the agent has not looked at the tracked connections yet\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -55,6 +55,9 @@ func (a *agent) status() exporters.Own {
 	if a.nat != nil {
 		own.Maps = append(own.Maps, a.nat.Usage()...)
 		a.measure(&own, "nat", a.nat)
+		for _, loss := range a.state.NATLosses() {
+			own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "nat", Place: loss.Place, Count: loss.Count})
+		}
 	}
 	if a.execs != nil {
 		a.measure(&own, "exec", a.execs)

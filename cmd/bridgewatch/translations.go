@@ -20,6 +20,7 @@ import (
 
 const (
 	endpointsPeriod = time.Second // between looks at which ports are published
+	sourcesPeriod   = time.Second // between looks at what is not seen
 	trackPeriod     = 30 * time.Second
 	// trackShare is how much of the time at most goes into listing the tracked connections: one part in so many.
 	trackShare = 200
@@ -34,13 +35,21 @@ type translations struct {
 	setting   sync.Mutex           // held while endpoints are set: an older view must not overtake a newer one
 	endpoints []loader.NATEndpoint // those set last
 	unset     string               // what was wrong with them last time
+	unseen    string               // watchSources' own: what was not seen last time
 
-	tracking     atomic.Pointer[enrich.Tracking] // nil: not listed yet
-	tracked      time.Time                       // judge's own: when to list next
-	rulesChanged time.Time                       // judge's own: when the host's rules were last seen to change
+	tracking     atomic.Pointer[listing] // nil: not listed yet
+	tracked      time.Time               // judge's own: when to list next
+	rulesChanged time.Time               // judge's own: when the host's rules were last seen to change
 	// rulesChangedBy is judge's own: the process that did so, and its parent's name where that is known.
 	rulesChangedBy string
 	owners         loader.SocketOwners // judge's own
+}
+
+// listing is what the host's tracked connections meant when they were listed last. One that failed tells only of some, or of
+// none: what was tracked before that is over for all that is known.
+type listing struct {
+	enrich.Tracking
+	err error
 }
 
 // openTranslations starts the nat signal, which counts nothing that was there before.
@@ -49,9 +58,7 @@ func (a *agent) openTranslations(config *runCommand) {
 	var err error
 	a.nat, err = loader.OpenNAT(loader.NATConfig{})
 	a.signal("nat", err)
-	if a.nat != nil && a.nat.Incomplete != nil {
-		a.log.Warn("not all translations are seen", "error", a.nat.Incomplete)
-	}
+	a.watchSources()
 	a.rulesets, err = loader.OpenRulesets()
 	a.signal("ruleset", err)
 }
@@ -78,12 +85,11 @@ func (a *agent) noteExisting(processes []loader.Process, host loader.Netns) {
 func (a *agent) runTranslations(ctx context.Context, group *errgroup.Group) {
 	if a.nat != nil {
 		group.Go(func() error {
-			if err := a.nat.Run(ctx); err != nil {
-				a.log.Warn("translations are read late", "error", err)
-			}
+			a.nat.Run(ctx)
 			return nil
 		})
 		group.Go(func() error { return every(ctx, endpointsPeriod, always(a.watchPublished)) })
+		group.Go(func() error { return every(ctx, sourcesPeriod, always(a.watchSources)) })
 	}
 	if a.rulesets != nil {
 		group.Go(func() error {
@@ -93,6 +99,21 @@ func (a *agent) runTranslations(ctx context.Context, group *errgroup.Group) {
 			return nil
 		})
 	}
+}
+
+// watchSources says what is not seen, when that changes: by then the kernel may have begun to track connections.
+func (a *agent) watchSources() {
+	if a.nat == nil {
+		return
+	}
+	problem := ""
+	if err := a.nat.Incomplete(); err != nil {
+		problem = err.Error()
+	}
+	if problem != a.unseen && problem != "" {
+		a.log.Warn("not all translations are seen", "error", problem)
+	}
+	a.unseen = problem
 }
 
 // watchPublished tells the signal which ports are published, when that changes.
@@ -125,25 +146,25 @@ func (a *agent) countTranslations(news loader.NATNews, now time.Time) {
 	a.recent.AddNAT(nat, now)
 }
 
-// track lists the host's tracked connections, if it is time.
-func (a *agent) track(problems *unread) {
-	begun := time.Now()
-	if begun.Before(a.tracked) {
-		return
+// lister visits tracked connections.
+type lister = func(visit func(*loader.Tracked)) error
+
+// track lists the host's tracked connections, if it is time. What is wrong with that stays so until the next time.
+func (a *agent) track(problems *unread, translated, passing lister) {
+	if begun := time.Now(); !begun.Before(a.tracked) {
+		tracking, err := a.state.Track(translated, passing)
+		a.tracking.Store(&listing{tracking, err})
+		a.tracked = begun.Add(max(trackPeriod, trackShare*time.Since(begun)))
 	}
-	tracking, err := a.state.Track(loader.ListTracked, loader.ListUntranslatedUDP)
-	if err != nil {
-		*problems = append(*problems, err.Error())
-	} else {
-		a.tracking.Store(&tracking)
+	if last := a.tracking.Load(); last.err != nil {
+		*problems = append(*problems, last.err.Error())
 	}
-	a.tracked = begun.Add(max(trackPeriod, trackShare*time.Since(begun)))
 }
 
 // lastTracking is what track found last.
 func (a *agent) lastTracking() enrich.Tracking {
-	if t := a.tracking.Load(); t != nil {
-		return *t
+	if last := a.tracking.Load(); last != nil {
+		return last.Tracking
 	}
 	return enrich.Tracking{}
 }
@@ -174,15 +195,30 @@ func (a *agent) answerNAT(question api.NATQuestion) api.NAT {
 			answer.Started, answer.Off = s.Since, s.Reason
 		}
 	}
-	if a.nat != nil && a.nat.Incomplete != nil {
-		answer.Incomplete = a.nat.Incomplete.Error()
+	if a.nat != nil {
+		if err := a.nat.Incomplete(); err != nil {
+			answer.Incomplete = err.Error()
+		}
 	}
-	if !question.Egress {
+	if question.Egress {
+		answer.Egress = a.answerEgress(question)
+	} else {
 		answer.Rows = question.Choose(a.table)
-	} else if tracking := a.tracking.Load(); tracking != nil {
-		answer.Egress = question.ChooseEgress(tracking)
 	}
 	return answer
+}
+
+// answerEgress says under which addresses containers appeared when that was last looked at, nil if it was not yet.
+func (a *agent) answerEgress(question api.NATQuestion) *api.Egress {
+	last := a.tracking.Load()
+	if last == nil {
+		return nil
+	}
+	egress := question.ChooseEgress(&last.Tracking)
+	if last.err != nil {
+		egress.Incomplete = last.err.Error()
+	}
+	return egress
 }
 
 func (t *translations) close() error {

@@ -69,7 +69,7 @@ func (v *View) unstarted() []hit {
 	var hits []hit
 	for i := range v.Inventory.Unstarted {
 		c := &v.Inventory.Unstarted[i]
-		holder, taken := v.holderOf(c.Port, listeners[c.Port])
+		holder, taken := v.holderOf(c, listeners[c.Port])
 		if c.Port == 0 || !taken {
 			continue
 		}
@@ -83,20 +83,34 @@ func (v *View) unstarted() []hit {
 	return hits
 }
 
-// holderOf says who has a port of the host: a container, whoever listens for it, or else a process.
-func (v *View) holderOf(port uint16, listeners []loader.Listener) (Fact, bool) {
+// holderOf says who has what a container wanted of the host: another one, whoever listens for it, or else a process of those
+// that listen on the port. What the engine does not say of it may be anything.
+func (v *View) holderOf(wanted *enrich.UnstartedContainer, listeners []loader.Listener) (Fact, bool) {
 	for i := range v.Inventory.Containers {
 		c := &v.Inventory.Containers[i]
 		for _, p := range c.Published {
-			if p.Host.Port() == port {
+			if p.Host.Port() == wanted.Port && mayBe(wanted.Protocol, p.Protocol) && collide(wanted.Address, p.Host.Addr()) {
 				return text("held by", "container "+c.Name+" on "+p.Host.String()), true
 			}
 		}
 	}
-	if len(listeners) == 0 {
-		return Fact{}, false
+	for _, l := range listeners {
+		if mayBe(wanted.Protocol, "tcp") && (collide(wanted.Address, l.Address.Addr()) || l.Takes(wanted.Address)) {
+			return holding(l), true
+		}
 	}
-	return holding(listeners[0]), true
+	return Fact{}, false
+}
+
+func mayBe(wanted, protocol string) bool { return wanted == "" || wanted == protocol }
+
+// collide tells whether one port may not be taken on both addresses: on equal ones, and where one stands for all of its family.
+// The engine's sockets for IPv6 leave IPv4 to others.
+func collide(wanted, held netip.Addr) bool {
+	if !wanted.IsValid() || wanted == held {
+		return true
+	}
+	return wanted.Is6() == held.Is6() && (wanted.IsUnspecified() || held.IsUnspecified())
 }
 
 // strangers are those who listen on the published ports of containers in the engine's place. With a socket of the engine's

@@ -21,6 +21,13 @@ func conflictCases() []ruleCase {
 			}}
 		}
 	}
+	wanting := func(address, protocol string, change func(*View)) func(*View) {
+		return func(v *View) {
+			change(v)
+			u := &v.Inventory.Unstarted[0]
+			u.Address, u.Protocol = addr(address), protocol
+		}
+	}
 	failed := func(port, holder string) []raised {
 		return one("port-conflict", Subject{
 			Identity: enrich.Identity{Stack: "shop", Service: "old", Container: "shop-old-1"}, Scope: enrich.ScopeHost, Object: port,
@@ -81,6 +88,47 @@ func conflictCases() []ruleCase {
 		{"another container has the port of one that did not start", unstarted(8080), failed("8080", "container shop-web-1 on 0.0.0.0:8080")},
 		{"a process has the port of one that did not start", unstarted(81, by("nginx", "0.0.0.0:81")), failed("81", "nginx on 0.0.0.0:81")},
 		{"somebody has the port of one that did not start", unstarted(22), failed("22", "a process that is not known on 0.0.0.0:22")},
+		{
+			"another container has the port of one that did not start, on all addresses", wanting("192.168.1.6", "tcp", unstarted(8080)),
+			failed("8080", "container shop-web-1 on 0.0.0.0:8080"),
+		},
+		{
+			"another container has the port of one that did not start, on one address",
+			wanting("0.0.0.0", "tcp", func(v *View) {
+				unstarted(8080)(v)
+				containerOf(v, webID).Published[0].Host = addrPort("192.168.1.5:8080")
+			}),
+			failed("8080", "container shop-web-1 on 192.168.1.5:8080"),
+		},
+		{"another container has the number of the port of one that did not start", wanting("0.0.0.0", "udp", unstarted(8080)), nil},
+		{
+			"another container has the port of one that did not start, on another address",
+			wanting("192.168.1.6", "tcp", func(v *View) {
+				unstarted(8080)(v)
+				containerOf(v, webID).Published[0].Host = addrPort("192.168.1.5:8080")
+				v.Host.Listeners = nil
+			}), nil,
+		},
+		{
+			"another container has the port of one that did not start, of the other family",
+			wanting("::", "tcp", func(v *View) {
+				unstarted(8080)(v)
+				containerOf(v, webID).Published = containerOf(v, webID).Published[:1]
+				v.Host.Listeners = nil
+			}), nil,
+		},
+		{
+			"a process has the port of one that did not start, on loopback",
+			wanting("0.0.0.0", "tcp", unstarted(81, by("nginx", "192.168.1.5:82"), by("nginx", "127.0.0.1:81"))),
+			failed("81", "nginx on 127.0.0.1:81"),
+		},
+		{
+			"a process has the port of one that did not start, of both families",
+			wanting("192.168.1.5", "tcp", unstarted(81, by("nginx", "127.0.0.1:81"), by("caddy", "[::]:81"))),
+			failed("81", "caddy on [::]:81"),
+		},
+		{"a process has the port of one that did not start, on another address", wanting("192.168.1.6", "tcp", unstarted(81, by("nginx", "192.168.1.5:81"))), nil},
+		{"a process has the number of the port of one that did not start", wanting("0.0.0.0", "udp", unstarted(81, by("nginx", "0.0.0.0:81"))), nil},
 		{"nobody has the port of one that did not start", unstarted(81), nil},
 		{"nobody knows the port of one that did not start", unstarted(0), nil},
 	}

@@ -50,19 +50,27 @@ func (e *unservedEntry) add(c *enrich.PublishedConnection, attempts uint64) {
 	e.example = *c
 }
 
-// asked takes in an attempt. That a rule sends one on is enough: whether the container answers is its own business.
+// asked takes in an attempt. That a rule sends one on is enough, or that docker-proxy does: whether the container answers is
+// its own business.
 func (r *Recent) asked(c *enrich.PublishedConnection, sentOn bool) {
 	if sentOn {
-		r.ports.sentOn = true
+		r.ports.sentOn[familyIndex(client(c))] = true
 	}
 	switch {
 	case c.Client != enrich.ClientRemote:
-	case sentOn:
+	case sentOn || c.Seen.IsValid():
 		delete(r.unserved.entries, askedOf(c))
 	default:
 		if e := r.unserved.entry(askedOf(c), 1); e != nil {
 			e.add(c, 1)
 		}
+	}
+}
+
+// passedOn takes in that an attempt of before has got to its container after all.
+func (r *Recent) passedOn(c *enrich.PublishedConnection) {
+	if c.Client == enrich.ClientRemote {
+		delete(r.unserved.entries, askedOf(c))
 	}
 }
 
@@ -77,9 +85,17 @@ func (r *Recent) answered(c *enrich.PublishedConnection) {
 // ports are the published ports of running containers.
 type ports struct {
 	bound map[hostPort][]binding
-	// sentOn says that a rule has sent somebody on to a container since the start: that the host does so.
-	sentOn     bool
+	// sentOn says of IPv4 and of IPv6 that a rule has sent somebody on to a container since the start: that the host does so.
+	sentOn     [2]bool
 	broadcasts map[netip.Addr]struct{} // of the host's links
+}
+
+// familyIndex is 0 for IPv4 and 1 for IPv6.
+func familyIndex(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
 }
 
 type hostPort struct {
@@ -133,9 +149,9 @@ func (p *ports) owner(at netip.AddrPort, protocol string) string {
 
 // denied takes in a drop. What the host's own rules drop is no connection yet, and so no attempt that the nat signal knows
 // of. But if it begins one at a published port, its place was not there: the port's rule would have sent it on before. On a
-// host that sends nobody on, as with iptables=false, such rules are how ports are guarded.
+// host that sends nobody of the family on, as with iptables=false or ip6tables=false, such rules are how ports are guarded.
 func (r *Recent) denied(d *enrich.Drop, now time.Time) {
-	if d.Cause != "host-firewall" || !r.ports.sentOn || d.Direction != enrich.RX || !beginsUntranslated(d) {
+	if d.Cause != "host-firewall" || !r.ports.sentOn[familyIndex(d.Destination)] || d.Direction != enrich.RX || !beginsUntranslated(d) {
 		return
 	}
 	c := enrich.PublishedConnection{

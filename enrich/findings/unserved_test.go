@@ -20,6 +20,10 @@ func TestRecentUnserved(t *testing.T) {
 		c.Mechanism, c.Preserved = enrich.IngressMesh, false
 		return c
 	}
+	passed := func(c enrich.PublishedConnection) enrich.PublishedConnection {
+		c.Mechanism, c.Seen, c.Server = enrich.UserlandProxy, addrPort("172.20.0.1:40000"), addrPort("172.20.0.2:80")
+		return c
+	}
 	type step struct {
 		seconds int
 		nat     enrich.NAT
@@ -43,6 +47,15 @@ func TestRecentUnserved(t *testing.T) {
 		{"the proxy answers", []step{
 			{1, enrich.NAT{Attempts: []enrich.PublishedConnection{vain(1)}, Connections: []enrich.PublishedConnection{vain(1)}}},
 		}, -100, nil, 0},
+		{"the proxy passes it on, and nobody answers", []step{{1, attempts(vain(1))}, {2, attempts(passed(vain(2)))}}, -100, nil, 0},
+		{"the proxy has passed it on", []step{
+			{1, attempts(vain(1))}, {2, enrich.NAT{Joined: []enrich.PublishedConnection{passed(vain(1))}}}, {3, attempts(vain(3))},
+		}, -100, []uint64{1}, 3},
+		{"the proxy has passed the host itself on", []step{{1, attempts(vain(1))}, {2, func() enrich.NAT {
+			local := passed(vain(1))
+			local.Client = enrich.ClientHost
+			return enrich.NAT{Joined: []enrich.PublishedConnection{local}}
+		}()}}, -100, []uint64{1}, 1},
 		{"the proxy answers the host itself", []step{{1, attempts(vain(1))}, {2, func() enrich.NAT {
 			local := vain(2)
 			local.Client = enrich.ClientHost
@@ -181,6 +194,37 @@ func TestRecentDenied(t *testing.T) {
 			require(r, 25, c.want)
 			r.AddNAT(attempts(visited(enrich.NoMechanism, "203.0.113.8:1", "192.168.1.5:8080", 26)), at(26))
 			require(r, 27, 0)
+		})
+	}
+}
+
+// TestRecentDeniedByFamily: a host may translate one family only. Then rules of its own guard the ports of the other.
+func TestRecentDeniedByFamily(t *testing.T) {
+	const client6, to6 = "[2001:db8::9]:50000", "[2001:db8::5]:8080"
+	d := dropped("host-firewall", "", 2)
+	d.Kind, d.Direction, d.Protocol = enrich.KindPolicy, enrich.RX, 6
+	d.Source, d.Initiator, d.SourcePort = addrPort(client6).Addr(), addrPort(client6).Addr(), 50000
+	d.Destination, d.DestinationPort = addrPort(to6).Addr(), 8080
+	for _, c := range []struct {
+		name     string
+		from, to string // of who is sent on
+		want     uint64
+	}{
+		{"IPv4 is sent on", "203.0.113.9:50000", "192.168.1.5:8080", 0},
+		{"IPv6 is sent on", client6, to6, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := NewRecent()
+			filled(r, 0) // the ports
+			r.AddNAT(attempts(visited(enrich.NoMechanism, c.from, c.to, 0)), at(0))
+			r.AddDrops([]enrich.Drop{d}, at(1))
+			var got uint64
+			for _, u := range filled(r, 2).Unserved {
+				got += u.Attempts
+			}
+			if got != c.want {
+				t.Errorf("%d attempts in vain, want %d", got, c.want)
+			}
 		})
 	}
 }

@@ -54,6 +54,7 @@ func (r *Recent) AddNAT(nat enrich.NAT, now time.Time) {
 	}
 	for i := range nat.Joined {
 		c := &nat.Joined[i]
+		r.passedOn(c)
 		if e := r.uses.entries[useOf(c)]; e != nil && e.answered {
 			e.example = *c
 		}
@@ -152,9 +153,9 @@ func (r *Recent) tracked(view *View) (rise ConntrackRise) {
 	e, now := &r.conntrack, view.Host.ConntrackStats
 	if now != nil {
 		if e.known {
-			e.failed.add(view.Now, risen(e.before.InsertFailed, now.InsertFailed))
-			e.dropped.add(view.Now, risen(e.before.Drop, now.Drop))
-			e.invalid.add(view.Now, risen(e.before.Invalid, now.Invalid))
+			e.failed.add(view.Now, hostRisen(e.before.InsertFailed, now.InsertFailed))
+			e.dropped.add(view.Now, hostRisen(e.before.Drop, now.Drop))
+			e.invalid.add(view.Now, hostRisen(e.before.Invalid, now.Invalid))
 		}
 		e.known, e.before = true, *now
 	}
@@ -162,4 +163,14 @@ func (r *Recent) tracked(view *View) (rise ConntrackRise) {
 	rise.Drop, _ = e.dropped.sum(view.Now)
 	rise.Invalid, _ = e.invalid.sum(view.Now)
 	return rise
+}
+
+// hostRisen is how much one of these counters has grown. It is the sum of one of 32 bits for each processor, and so right but
+// for multiples of 2^32, however many of them have begun again. The namespace is never new; the kernel's module may be, and
+// then the sum falls by less than half of that.
+func hostRisen(before, now uint64) uint64 {
+	if wrapped := uint32(now - before); now < before && wrapped < 1<<31 {
+		return uint64(wrapped)
+	}
+	return risen(before, now)
 }

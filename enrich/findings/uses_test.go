@@ -109,9 +109,21 @@ func TestRecentConntrack(t *testing.T) {
 	require(10, nil, ConntrackRise{InsertFailed: 3, Invalid: 50}) // could not be read
 	require(15, &loader.ConntrackStats{InsertFailed: 103, Drop: 12, Invalid: 1051}, ConntrackRise{InsertFailed: 3, Drop: 2, Invalid: 51})
 	require(80, &loader.ConntrackStats{InsertFailed: 103, Drop: 12, Invalid: 1051}, ConntrackRise{})
-	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 7}}, at(80))
-	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 9}}, at(85))
-	if diff := cmp.Diff(map[string]Rise{webID: {InsertFailed: 2}}, filled(r, 85).Rises); diff != "" {
+	// The sum of two processors' counters of 32 bits, of which first one and then the other begins again; then all do.
+	const all = 1 << 32
+	require(160, &loader.ConntrackStats{InsertFailed: all - 1 + 50, Drop: all - 10 + all - 20, Invalid: 1051}, ConntrackRise{
+		InsertFailed: all - 1 + 50 - 103, Drop: all - 10 + all - 20 - 12,
+	})
+	require(230, &loader.ConntrackStats{InsertFailed: 4 + 50, Drop: 3 + all - 15, Invalid: 1052}, ConntrackRise{InsertFailed: 5, Drop: 18, Invalid: 1})
+	require(300, &loader.ConntrackStats{InsertFailed: 54, Drop: 5 + 2, Invalid: 1052}, ConntrackRise{Drop: 19})
+	require(370, &loader.ConntrackStats{InsertFailed: 2, Drop: 3, Invalid: 0}, ConntrackRise{InsertFailed: 2, Drop: 3})
+	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 3 << 30}}, at(375))
+	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 7}}, at(380))
+	if diff := cmp.Diff(map[string]Rise{webID: {InsertFailed: 7}}, filled(r, 380).Rises); diff != "" {
+		t.Errorf("of a container that has started again (-want +got):\n%s", diff)
+	}
+	r.AddNetns(webID, loader.NetnsState{Conntrack: loader.ConntrackStats{InsertFailed: 9}}, at(450))
+	if diff := cmp.Diff(map[string]Rise{webID: {InsertFailed: 2}}, filled(r, 450).Rises); diff != "" {
 		t.Errorf("of a container (-want +got):\n%s", diff)
 	}
 }

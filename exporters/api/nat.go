@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
@@ -35,8 +34,9 @@ type NAT struct {
 
 // Egress is where the connections of containers appear to come from, and how near an address is to having no port left.
 type Egress struct {
-	Identities []EgressIdentity `json:"identities"` // sorted by the container's name
-	Pressure   []PortPressure   `json:"pressure"`   // the highest first
+	Identities []EgressIdentity `json:"identities"`           // sorted by the container's name
+	Pressure   []PortPressure   `json:"pressure"`             // the highest first
+	Incomplete string           `json:"incomplete,omitempty"` // why connections are missing, if so
 }
 
 // EgressIdentity is an enrich.EgressIdentity.
@@ -79,7 +79,7 @@ func (q *NATQuestion) ChooseEgress(tracking *enrich.Tracking) *Egress {
 	under := make(map[netip.Addr]bool)
 	for _, i := range tracking.Identities {
 		identity := EgressIdentity{i.Identity, i.ContainerID, i.Address, i.Connections, i.Sharing}
-		if q.Container == "" || identity.isOf(q.Container) {
+		if q.Names(i.Service, i.Container, i.ContainerID) {
 			egress.Identities = append(egress.Identities, identity)
 			under[i.Address] = true
 		}
@@ -99,13 +99,6 @@ func (q *NATQuestion) ChooseEgress(tracking *enrich.Tracking) *Egress {
 		egress.Pressure = egress.Pressure[:min(len(egress.Pressure), q.Limit)]
 	}
 	return egress
-}
-
-// minIDPrefix is how much of a container's ID finds it, as with enrich.NATFilter.
-const minIDPrefix = 12
-
-func (i *EgressIdentity) isOf(name string) bool {
-	return name == i.Container || name == i.Service || len(name) >= minIDPrefix && strings.HasPrefix(i.ContainerID, name)
 }
 
 // Parameters of the question.

@@ -30,14 +30,14 @@ func TestNAT(t *testing.T) {
 		Now: at, Started: at.Add(-time.Hour), Incomplete: "no events",
 		Rows: []enrich.NATRow{
 			{
-				Time: at, Netns: enrich.ScopeHost, Stack: "shop", Service: "web", Container: "web.1", Network: "front",
+				Time: at, Scope: enrich.ScopeHost, Stack: "shop", Service: "web", Container: "web.1", Network: "front",
 				ContainerID: strings.Repeat("ab", 32), Protocol: "tcp", Kind: enrich.DNAT,
 				Client: netip.MustParseAddrPort("203.0.113.7:51234"), Destination: netip.MustParseAddrPort("[2001:db8::10]:8080"),
 				Seen: netip.MustParseAddrPort("172.18.0.1:43210"), Server: netip.MustParseAddrPort("172.18.0.2:80"),
 				Port: 8080, From: enrich.ClientRemote, Lost: true, Mechanism: enrich.UserlandProxy, Inferred: true, Answered: true,
 			},
 			{
-				Time: at, Netns: enrich.ScopeIngress, Protocol: "udp", Client: netip.MustParseAddrPort("203.0.113.8:5"),
+				Time: at, Scope: enrich.ScopeIngress, Protocol: "udp", Client: netip.MustParseAddrPort("203.0.113.8:5"),
 				Destination: netip.MustParseAddrPort("192.0.2.1:53"),
 			},
 		},
