@@ -5,6 +5,7 @@ package e2e
 import (
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,7 @@ func TestMesh(t *testing.T) {
 	task := s.createService("web")
 
 	kind := enrich.IPVS
+	_ = exec.Command("modprobe", "--quiet", "ip_vs").Run() // Docker does so when it needs it; there may be none to load
 	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
 		kind = enrich.DNAT
 		s.emulateMesh(task)
@@ -73,6 +75,7 @@ func (s natStage) createService(name string) *lab.Container {
 func (s natStage) awaitMesh() {
 	s.Helper()
 	sandbox := s.engine.Sandbox(s, "ingress_sbox")
+	sandbox.Run(s, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1") // a new namespace has it from the machine's first, which is Docker's elsewhere
 	lab.Eventually(s, 2*time.Minute, "the mesh", func() bool {
 		rules := s.host.Run(s, "iptables-save", "-t", "nat")
 		return strings.Count(rules, "--to-destination "+netip.AddrPortFrom(ingressOnBridge, s.published).String()) == 2 &&

@@ -54,7 +54,9 @@ const (
 	UserlandProxy     Mechanism = "userland_proxy"
 	InboundMasquerade Mechanism = "inbound_masquerade"
 	IPv6ToIPv4Proxy   Mechanism = "ipv6_to_ipv4_proxy"
-	Hairpin           Mechanism = "hairpin" // by way of the host to where it came from: Docker's rules put the bridge's address in
+	// Hairpin is that a rule puts the bridge's address in place of one of this host: Docker's own where a container comes to
+	// itself or the host by loopback, else one that is meant for what leaves the host.
+	Hairpin Mechanism = "hairpin"
 )
 
 // Mechanisms returns all.
@@ -77,6 +79,15 @@ type Translation struct {
 	Scope       Scope
 	ContainerID string
 	Kind        NATKind
+	Published   bool      // it goes to a published port: there is an attempt of it
+	ServedBy    *NATOwner // the container that it leads to, if that is another one; nil: none that is known
+}
+
+// NATOwner is the container that a connection is of, or its service.
+type NATOwner struct {
+	Service     string `json:"service,omitempty"`
+	Container   string `json:"container,omitempty"`
+	ContainerID string `json:"container_id,omitempty"`
 }
 
 // PublishedConnection is a connection to a published port of the host, or an attempt at one.
@@ -88,7 +99,7 @@ type PublishedConnection struct {
 	ContainerID string
 	Port        uint16  // of the host
 	Protocol    string  // tcp, udp, sctp
-	Kind        NATKind // of the host's translation; "": none, a proxy carries it
+	Kind        NATKind // of the host's translation; "": none. A proxy carries what has no new destination
 	Client      Client
 	Preserved   bool // the container sees the client's address
 	Mechanism   Mechanism
@@ -97,6 +108,8 @@ type PublishedConnection struct {
 	Seen, Server netip.AddrPort
 	// Inferred says that Seen was joined by time, since nothing in the packets tells.
 	Inferred bool
+	// Gateway is the address that docker-proxy connects to the container from; not valid: none, or it could be several.
+	Gateway netip.Addr
 }
 
 // NATAnswer says that the first answer of a translated connection has left.
@@ -127,17 +140,19 @@ type NATRow struct {
 	Network     string         `json:"network,omitempty"`
 	ContainerID string         `json:"container_id,omitempty"`
 	Protocol    string         `json:"protocol"`
-	Kind        NATKind        `json:"kind,omitempty"`           // empty: not translated, carried by a proxy
-	Client      netip.AddrPort `json:"client"`                   // who opened it
-	Destination netip.AddrPort `json:"destination"`              // whom it was opened to: the published address, of what comes in
-	Seen        netip.AddrPort `json:"seen,omitzero"`            // the source that whoever answers sees
-	Server      netip.AddrPort `json:"server,omitzero"`          // who answers
-	Port        uint16         `json:"published_port,omitempty"` // 0: it is none to a published port
-	From        Client         `json:"client_kind,omitempty"`
-	Lost        bool           `json:"source_address_lost"` // the container behind a published port does not see the client
-	Mechanism   Mechanism      `json:"mechanism,omitempty"`
-	Inferred    bool           `json:"inferred,omitempty"`
-	Answered    bool           `json:"answered"`
+	Kind        NATKind        `json:"kind,omitempty"` // empty: not translated
+	Client      netip.AddrPort `json:"client"`         // who opened it
+	Destination netip.AddrPort `json:"destination"`    // whom it was opened to: the published address, of what comes in
+	// Seen is the source that whoever answers sees. Port 0 of a protocol with ports: it is not known.
+	Seen      netip.AddrPort `json:"seen,omitzero"`
+	Server    netip.AddrPort `json:"server,omitzero"`            // who answers
+	ServedBy  *NATOwner      `json:"server_container,omitempty"` // the container that answers another one's
+	Port      uint16         `json:"published_port,omitempty"`   // 0: it is none to a published port
+	From      Client         `json:"client_kind,omitempty"`
+	Lost      bool           `json:"source_address_lost"` // the container behind a published port does not see the client
+	Mechanism Mechanism      `json:"mechanism,omitempty"` // empty: nobody answers whom a proxy would carry
+	Inferred  bool           `json:"inferred,omitempty"`
+	Answered  bool           `json:"answered"`
 }
 
 // EgressIdentity is the address that a container's connections to the outside appear under.

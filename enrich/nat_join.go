@@ -3,6 +3,7 @@
 package enrich
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -31,6 +32,7 @@ type joins struct {
 	queues  map[proxyKey][]*carried // those that docker-proxy has opened none for yet
 	dials   []dial                  // of this reading, and before it those that nobody has waited for yet
 	hops    []hop                   // of this reading
+	strays  map[proxyKey]time.Time  // the latest of those that nobody has waited for in the end, or several
 	refused uint64                  // news of connections that there was no room for
 }
 
@@ -180,30 +182,92 @@ func (j *joins) settle(nat *NAT, now time.Time) {
 	for _, waiting := range j.queues {
 		slices.SortStableFunc(waiting, func(a, b *carried) int { return a.earliest.Compare(b.earliest) })
 	}
-	// What no device sends is told some time after docker-proxy's own connection for it, mostly in the next reading.
-	j.dials = slices.DeleteFunc(j.dials, func(d dial) bool { return j.dialed(nat, d) || now.Sub(d.at) > joinWindow })
-	if len(j.dials) == 0 {
-		j.dials = nil // and give the room back
+	takers := make([]*carried, len(j.dials))
+	for i := range j.dials {
+		takers[i] = j.dialed(j.dials[i])
 	}
+	doubtful := j.doubtful(takers)
+	for i, k := range takers {
+		if k != nil {
+			k.join(nat, j.dials[i].seen, j.dials[i].server, doubtful[i])
+		}
+	}
+	j.leaveDials(takers, now)
 	j.hops = nil
 	j.forget(now)
 }
 
-// dialed gives docker-proxy's connection to the oldest that waits for one, and tells whether there was one.
-func (j *joins) dialed(nat *NAT, d dial) (joined bool) {
+// doubtful tells which of the dials that somebody waited for may be another's: several waited, or there is a dial to the same
+// place that nobody waited for, within the window before or after, or one that several waited for before. A process of the host
+// that connects to the container itself looks as docker-proxy does.
+func (j *joins) doubtful(takers []*carried) []bool {
+	doubtful := make([]bool, len(takers))
+	strays := make(map[proxyKey]time.Time)
+	maps.Copy(strays, j.strays)
+	look := func(i int) {
+		d, k := &j.dials[i], takers[i]
+		at, found := strays[d.proxyKey]
+		if k == nil {
+			strays[d.proxyKey] = d.at
+		} else if k.guessed || found && d.at.Sub(at).Abs() <= joinWindow {
+			doubtful[i] = true
+		}
+	}
+	for i, k := range takers {
+		look(i)
+		if k != nil && k.guessed {
+			strays[j.dials[i].proxyKey] = j.dials[i].at
+		}
+	}
+	clear(strays)
+	for i := range slices.Backward(takers) {
+		look(i)
+	}
+	return doubtful
+}
+
+// leaveDials keeps the dials that somebody may still be told to have waited for: what no device sends is told some time after
+// docker-proxy's own connection for it, mostly in the next reading. Of the others it notes those that are not clear.
+func (j *joins) leaveDials(takers []*carried, now time.Time) {
+	left := j.dials[:0]
+	for i := range takers {
+		d := j.dials[i]
+		switch k := takers[i]; {
+		case k == nil && now.Sub(d.at) <= joinWindow:
+			left = append(left, d)
+		case k == nil || k.guessed:
+			j.stray(&d)
+		}
+	}
+	j.dials = left
+	if len(left) == 0 {
+		j.dials = nil // and give the room back
+	}
+}
+
+func (j *joins) stray(d *dial) {
+	if j.strays == nil {
+		j.strays = make(map[proxyKey]time.Time)
+	}
+	if d.at.After(j.strays[d.proxyKey]) {
+		j.strays[d.proxyKey] = d.at
+	}
+}
+
+// dialed gives docker-proxy's connection to the oldest that waits for one; nil: nobody does.
+func (j *joins) dialed(d dial) (taker *carried) {
 	waiting := j.queues[d.proxyKey]
 	for len(waiting) > 0 && d.at.Sub(waiting[0].latest) > joinWindow {
 		waiting = waiting[1:]
 	}
 	if len(waiting) > 0 && !waiting[0].earliest.After(d.at) {
 		doubt(waiting, d.at)
-		waiting[0].join(nat, d.seen, d.server, waiting[0].guessed)
-		waiting, joined = waiting[1:], true
+		taker, waiting = waiting[0], waiting[1:]
 	}
 	if waiting != nil {
 		j.queues[d.proxyKey] = waiting
 	}
-	return joined
+	return taker
 }
 
 // doubt notes that of those that wait any could be meant, if there are several. All but the latest know already.
@@ -253,6 +317,7 @@ func (j *joins) forget(now time.Time) {
 		}
 		j.queues[key] = waiting
 	}
+	maps.DeleteFunc(j.strays, func(_ proxyKey, at time.Time) bool { return now.Sub(at) > joinMemory })
 }
 
 // leaveNews is for the end of a reading: the next one's news are others.

@@ -163,6 +163,17 @@ func TestDirectConnectionIsNotJoined(t *testing.T) {
 				news.Opened = w.events(dialedBy(7), dialedBy(1))
 				return news
 			},
+			[]joined{{"203.0.113.9:7", "172.30.1.1:7", true}}, // which of the two was docker-proxy's nothing tells
+		},
+		{
+			"long after docker-proxy's",
+			func(w *world) (news loader.NATNews) {
+				news.Answered = w.events(asked(7))
+				news.Opened = w.events(dialedBy(7))
+				w.wait(2 * joinWindow)
+				news.Opened = append(news.Opened, w.events(dialedBy(1))...)
+				return news
+			},
 			[]joined{{"203.0.113.9:7", "172.30.1.1:7", false}},
 		},
 		{
@@ -201,6 +212,63 @@ func TestDirectConnectionIsNotJoined(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// As long as a process of the host connects to the container itself, nothing tells whose a connection is.
+func TestJoinBesideDirectConnections(t *testing.T) {
+	w := newPort(t)
+	reading := func(client int, direct bool) (told []joined) {
+		var news loader.NATNews
+		if direct {
+			news.Opened = w.events(dialedBy(100 + client))
+		}
+		if client > 0 {
+			news.Answered = w.events(asked(client))
+			news.Opened = append(news.Opened, w.events(dialedBy(client))...)
+		}
+		told = joinedOf(w.AttributeNAT(news).Connections)
+		w.wait(joinWindow / 4)
+		return told
+	}
+	step := func(name string, want bool, got []joined) {
+		t.Helper()
+		if len(got) != 1 || got[0].Inferred != want {
+			t.Errorf("%s: got %+v, want inferred %t", name, got, want)
+		}
+	}
+	step("nobody else", false, reading(1, false))
+	step("in the same reading", true, reading(2, true))
+	reading(0, true)
+	step("in the reading before", true, reading(3, false))
+	for range 6 {
+		reading(0, false)
+	}
+	step("no more, when that is forgotten", false, reading(4, false))
+	for range 6 {
+		w.AttributeNAT(loader.NATNews{Opened: w.events(with(plain("172.30.1.1:1->172.30.1.3:80"), local))})
+	}
+	step("to another container", false, reading(5, false))
+	w.wait(joinMemory + time.Second)
+	w.AttributeNAT(loader.NATNews{})
+	if left := len(w.pending.nat.joins.strays); left != 0 {
+		t.Errorf("%d are remembered for ever", left)
+	}
+}
+
+// Once it was a guess, it is one for those right after, too.
+func TestJoinAfterAGuess(t *testing.T) {
+	w := newPort(t)
+	first := loader.NATNews{Answered: w.events(asked(1), asked(2))}
+	first.Opened = w.events(dialedBy(1), dialedBy(2))
+	w.AttributeNAT(first)
+	for _, want := range []bool{true, false} {
+		news := loader.NATNews{Answered: w.events(asked(3))}
+		news.Opened = w.events(dialedBy(3))
+		if got := joinedOf(w.AttributeNAT(news).Connections); len(got) != 1 || got[0].Inferred != want {
+			t.Errorf("got %+v, want inferred %t", got, want)
+		}
+		w.wait(2 * joinWindow)
 	}
 }
 

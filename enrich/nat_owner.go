@@ -92,6 +92,9 @@ func (s *State) opened(nat *NAT, p *placed) {
 	}
 	if c, proxied, found := s.published(p); found {
 		nat.Attempts = append(nat.Attempts, c)
+		if p.kind != "" {
+			nat.Translations[len(nat.Translations)-1].Published = true
+		}
 		s.noteRule(&c)
 		joins.opened(nat, proxied)
 	} else if d, found := s.dialed(p); found {
@@ -245,7 +248,19 @@ func (s *State) translation(p *placed) Translation {
 	case p.scope == ScopeIngress, p.scope == ScopeHost && s.isMesh(&p.Tracked):
 		t.Identity, _ = s.meshService(p.Original.Destination.Port(), p.Protocol)
 	}
+	if p.scope == ScopeHost && !movesDestination(&p.Tracked) {
+		t.ServedBy = s.servedBy(p)
+	}
 	return t
+}
+
+// servedBy finds the container that another one's connection leads to, as where a rule masquerades between two networks.
+func (s *State) servedBy(p *placed) *NATOwner {
+	m := s.memberByAddress(p.Reply.Source.Addr())
+	if m == nil || !m.alive() || m == p.owner {
+		return nil
+	}
+	return &NATOwner{m.Identity.Service, m.Identity.Container, m.ID}
 }
 
 // networkOf names the network of the end that belongs to the owner.

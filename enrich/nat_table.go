@@ -3,67 +3,166 @@
 package enrich
 
 import (
+	"iter"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/loader"
 )
 
-// lookupShare is which part of a table's size lookups get: every container makes them all day, and they are all alike.
-const lookupShare = 8
+// sideShare is which part of a table's size lookups get, and what happens in namespaces of which nobody told.
+const sideShare = 8
 
-// defaultNATRows is how many rows a table has unless told otherwise, lookups not counted.
+// defaultNATRows is how many rows of a sort a table has unless told otherwise.
 const defaultNATRows = 4096
 
-// minIDPrefix is how much of a container's ID finds it, as many digits as Docker shows.
-const minIDPrefix = 12
+// minIDPrefix is how much of a container's ID finds it, if it is the only one.
+const minIDPrefix = 4
 
-// NATTable holds the latest translated connections, and those that a proxy carries to published ports. Its methods may be
-// called concurrently.
+// NATTable holds the latest translated connections, and those that a proxy carries to published ports. None of its sorts pushes
+// out another. Its methods may be called concurrently.
 type NATTable struct {
-	mu      sync.Mutex
-	rows    natRing
-	lookups natRing // the engine's resolver, so that they do not push out everything else
+	mu       sync.Mutex
+	outgoing natRing // to no published port
+	lost     natRing // to published ports whose container does not see the client
+	kept     natRing // to published ports, all others
+	lookups  natRing // to the engine's resolver: every container makes them all day, and they are all alike
+	unknown  natRing // of scope unknown
 }
 
-// NewNATTable makes an empty one of that many rows, and an eighth more for lookups; 0: 4,096.
+// NewNATTable makes an empty one of that many rows of a sort, and an eighth of lookups and of scope unknown; 0: 4,096.
 func NewNATTable(size int) *NATTable {
 	if size <= 0 {
 		size = defaultNATRows
 	}
-	return &NATTable{rows: newNATRing(size), lookups: newNATRing(max(1, size/lookupShare))}
+	side := max(1, size/sideShare)
+	return &NATTable{
+		outgoing: newNATRing(size), lost: newNATRing(size), kept: newNATRing(size),
+		lookups: newNATRing(side), unknown: newNATRing(side),
+	}
 }
 
 // NATFilter chooses rows. Its zero value chooses all.
 type NATFilter struct {
-	Container string // its label, that of its service, or at least 12 digits of its ID; "": any
+	Container string // its label, that of its service, or an ID, of which 4 digits do if only one begins so; "": any
 	Port      uint16 // published; 0: any
-	Lost      bool   // only those whose client the container does not see
+	Lost      bool   // only those to published ports whose container does not see the client
 	Limit     int    // at most so many, the most recent; 0: all
 }
 
 func (f *NATFilter) matches(row *NATRow) bool {
-	return f.Names(row.Service, row.Container, row.ContainerID) && (f.Port == 0 || row.Port == f.Port) && (!f.Lost || row.Lost)
+	return f.names(row) && (f.Port == 0 || row.Port == f.Port) && (!f.Lost || row.Lost)
 }
 
-// Names tells whether the filter's Container is meant by these labels and ID.
-func (f *NATFilter) Names(service, container, containerID string) bool {
+func (f *NATFilter) names(row *NATRow) bool {
+	return f.Names(row.owner()) || row.ServedBy != nil && f.Names(*row.ServedBy)
+}
+
+// Names tells whether the filter's Container is meant by a container's names or ID.
+func (f *NATFilter) Names(o NATOwner) bool {
 	name := f.Container
-	return name == "" || name == container || name == service ||
-		len(name) >= minIDPrefix && strings.HasPrefix(containerID, name)
+	return name == "" || name == o.Container || name == o.Service || name == o.ContainerID
+}
+
+// Resolve puts the whole ID in place of the beginning of one, if it is of one of these containers alone and none of them is
+// called so. It tells whether any is meant.
+func (f *NATFilter) Resolve(all iter.Seq[NATOwner]) (known bool) {
+	whole, several := "", false
+	for o := range all {
+		if f.Names(o) {
+			return true
+		}
+		if isIDPrefix(f.Container) && strings.HasPrefix(o.ContainerID, f.Container) {
+			several = several || whole != "" && whole != o.ContainerID
+			whole = o.ContainerID
+		}
+	}
+	if whole == "" || several {
+		return f.Container == ""
+	}
+	f.Container = whole
+	return true
+}
+
+func isIDPrefix(text string) bool {
+	return len(text) >= minIDPrefix && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 // Rows returns what the filter chooses, most recent first.
 func (t *NATTable) Rows(filter NATFilter) []NATRow {
+	rows, _ := t.Find(filter, true)
+	return rows
+}
+
+// Find returns what the filter chooses, most recent first, lookups only if they are wanted, and what is not known of that.
+func (t *NATTable) Find(filter NATFilter, lookups bool) ([]NATRow, NATGaps) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	rows := t.lookups.choose(&filter, t.rows.choose(&filter, nil))
+	gaps := NATGaps{Unknown: !filter.Resolve(t.owners)}
+	var rows []NATRow
+	for _, ring := range t.ringsOf(&filter, lookups) {
+		rows = ring.choose(&filter, rows)
+		gaps.note(ring)
+	}
 	slices.SortStableFunc(rows, func(a, b NATRow) int { return b.Time.Compare(a.Time) })
 	if filter.Limit > 0 && len(rows) > filter.Limit {
 		rows = rows[:filter.Limit]
 	}
-	return rows
+	return rows, gaps
+}
+
+// NATGaps is what a table does not know of what it was asked for.
+type NATGaps struct {
+	Evicted uint64    `json:"evicted,omitempty"` // connections of these sorts that have been pushed out by later ones
+	Kept    int       `json:"kept,omitempty"`    // how many are there of the sorts that this happened to
+	Oldest  time.Time `json:"oldest,omitzero"`   // of those: since then none is missing
+	Unknown bool      `json:"unknown,omitempty"` // nobody in the table is called so
+}
+
+func (g *NATGaps) note(ring *natRing) {
+	if ring.evicted == 0 {
+		return
+	}
+	g.Evicted += ring.evicted
+	g.Kept += len(ring.index)
+	if oldest := ring.oldest(); oldest.After(g.Oldest) {
+		g.Oldest = oldest
+	}
+}
+
+// owners yields those whom the rows are of, many of them often.
+func (t *NATTable) owners(yield func(NATOwner) bool) {
+	for _, ring := range []*natRing{&t.outgoing, &t.lost, &t.kept, &t.lookups} {
+		for i := range ring.rows {
+			if row := &ring.rows[i]; !yield(row.owner()) || row.ServedBy != nil && !yield(*row.ServedBy) {
+				return
+			}
+		}
+	}
+}
+
+// ringsOf are those that may have what the filter chooses.
+func (t *NATTable) ringsOf(filter *NATFilter, lookups bool) []*natRing {
+	if filter.Lost {
+		return []*natRing{&t.lost}
+	}
+	rings := []*natRing{&t.lost, &t.kept}
+	if filter.Port != 0 {
+		return rings
+	}
+	rings = append(rings, &t.outgoing)
+	if filter.Container == "" {
+		rings = append(rings, &t.unknown) // they are nobody's
+	}
+	if lookups {
+		rings = append(rings, &t.lookups)
+	}
+	return rings
 }
 
 // Add takes in what [State.AttributeNAT] returned.
@@ -71,45 +170,95 @@ func (t *NATTable) Add(nat NAT) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range nat.Translations {
-		tr := &nat.Translations[i]
-		t.ringOf(tr.Kind).insert(translationKey(tr), translationRow(tr))
+		if tr := &nat.Translations[i]; !tr.Published { // else the attempt says more
+			key := translationKey(tr)
+			t.ringOf(tr.Kind, key).insert(key, translationRow(tr))
+		}
 	}
 	for i := range nat.Attempts {
-		c := &nat.Attempts[i]
-		row := t.rows.find(publishedKey(c))
-		if row == nil || !row.Time.Equal(c.At) { // the latter: one of before had the same addresses and ports
-			row = t.rows.insert(publishedKey(c), publishedRow(c))
-		}
-		row.publish(c)
+		t.publish(&nat.Attempts[i], attempted)
 	}
 	for i := range nat.Answered {
-		answer := &nat.Answered[i]
-		if row := t.ringOf(answer.Kind).find(answer.key); row != nil {
-			row.Answered = true
-		}
+		t.answer(&nat.Answered[i])
 	}
 	for i := range nat.Connections {
-		c := &nat.Connections[i]
-		row := t.rows.find(publishedKey(c))
-		if row == nil { // it was opened before the agent started
-			row = t.rows.insert(publishedKey(c), publishedRow(c))
-		}
-		row.publish(c)
-		row.Answered = true
+		t.publish(&nat.Connections[i], connected)
 	}
 	for i := range nat.Joined {
-		c := &nat.Joined[i]
-		if row := t.rows.find(publishedKey(c)); row != nil {
-			row.publish(c)
-		}
+		t.publish(&nat.Joined[i], rejoined)
 	}
 }
 
-func (t *NATTable) ringOf(kind NATKind) *natRing {
-	if kind == EmbeddedDNS {
-		return &t.lookups
+// publishedNews is what is told of a connection to a published port.
+type publishedNews int
+
+const (
+	attempted publishedNews = iota
+	connected
+	rejoined // of one that was told: what the container sees
+)
+
+// publish notes news of a connection to a published port, and moves its row to where it belongs by now.
+func (t *NATTable) publish(c *PublishedConnection, news publishedNews) {
+	key := publishedKey(c)
+	ring, row := t.published(key)
+	var now NATRow
+	switch {
+	case row != nil && (news != attempted || row.Time.Equal(c.At)): // else one of before had the same addresses and ports
+		now = *row
+	case news == rejoined:
+		return
+	default: // if it was not attempted, it was opened before the agent started
+		ring, now = nil, publishedRow(c)
 	}
-	return &t.rows
+	now.Answered = now.Answered || news == connected
+	now.publish(c)
+	to := &t.kept
+	if now.Lost {
+		to = &t.lost
+	}
+	switch ring {
+	case to:
+		*row = now
+	case nil:
+		to.insert(key, now)
+	default:
+		ring.remove(key)
+		to.insert(key, now)
+	}
+}
+
+// published finds the latest row of that key, and where it is; nil: none.
+func (t *NATTable) published(key natKey) (*natRing, *NATRow) {
+	lost, kept := t.lost.find(key), t.kept.find(key)
+	switch {
+	case lost != nil && (kept == nil || !kept.Time.After(lost.Time)):
+		return &t.lost, lost
+	case kept != nil:
+		return &t.kept, kept
+	}
+	return nil, nil
+}
+
+func (t *NATTable) answer(a *NATAnswer) {
+	row := t.ringOf(a.Kind, a.key).find(a.key)
+	if row == nil && (a.Kind == DNAT || a.Kind == IPVS) { // of others to published ports Connections tells who answers
+		_, row = t.published(a.key)
+	}
+	if row != nil {
+		row.Answered = true
+	}
+}
+
+// ringOf is where a connection belongs that goes to no published port.
+func (t *NATTable) ringOf(kind NATKind, key natKey) *natRing {
+	switch {
+	case kind == EmbeddedDNS:
+		return &t.lookups
+	case key.place == string(ScopeUnknown):
+		return &t.unknown
+	}
+	return &t.outgoing
 }
 
 // natKey finds the row of an entry. Containers' namespaces are told apart, and from the host's.
@@ -131,7 +280,7 @@ func publishedKey(c *PublishedConnection) natKey { return natKey{string(ScopeHos
 func translationRow(t *Translation) NATRow {
 	row := newNATRow(&t.NATEvent, t.Identity, t.ContainerID)
 	row.Scope, row.Kind = t.Scope, t.Kind
-	row.Seen, row.Server = t.Reply.Destination, t.Reply.Source
+	row.Seen, row.Server, row.ServedBy = t.Reply.Destination, t.Reply.Source, t.ServedBy
 	return row
 }
 
@@ -148,12 +297,23 @@ func newNATRow(e *loader.NATEvent, identity Identity, id string) NATRow {
 	}
 }
 
-// publish notes what is known of a row as a connection to a published port.
+// owner is whom the row is of.
+func (r *NATRow) owner() NATOwner { return NATOwner{r.Service, r.Container, r.ContainerID} }
+
+// publish notes what is known of a row as a connection to a published port. What nothing translates is lost by whoever carries
+// it: by nobody, as long as nobody answers or passes it on.
 func (r *NATRow) publish(c *PublishedConnection) {
 	if c.Seen.IsValid() || r.Port == 0 { // else it was known before
 		r.Seen, r.Server, r.Inferred = c.Seen, c.Server, c.Inferred
 	}
-	r.Port, r.From, r.Lost, r.Mechanism = c.Port, c.Client, !c.Preserved, c.Mechanism
+	if !r.Seen.IsValid() && r.Answered && c.Gateway.IsValid() && c.NATEvent.Protocol == unix.IPPROTO_UDP {
+		// docker-proxy answers for TCP before it has reached anybody, for UDP only what the container has said.
+		r.Seen, r.Inferred = netip.AddrPortFrom(c.Gateway, 0), true
+	}
+	r.Port, r.From = c.Port, c.Client
+	if movesDestination(&c.Tracked) && c.Kind != Redirect || r.Answered || r.Seen.IsValid() {
+		r.Lost, r.Mechanism = !c.Preserved, c.Mechanism
+	}
 }
 
 // natRing keeps the latest rows.
@@ -163,6 +323,8 @@ type natRing struct {
 	rows  []NATRow
 	keys  []natKey // of the rows
 	index map[natKey]int
+	// evicted is how many were pushed out by later ones.
+	evicted uint64
 }
 
 func newNATRing(size int) natRing { return natRing{size: size, index: make(map[natKey]int)} }
@@ -181,9 +343,10 @@ func (r *natRing) insert(key natKey, row NATRow) *NATRow {
 		at = len(r.rows)
 		r.rows, r.keys = append(r.rows, row), append(r.keys, key)
 	} else {
-		if r.index[r.keys[at]] == at { // else a later one has the key
-			delete(r.index, r.keys[at])
+		if r.keys[at] != (natKey{}) {
+			r.evicted++
 		}
+		r.leave(at)
 		r.rows[at], r.keys[at] = row, key
 		r.next = (at + 1) % r.size
 	}
@@ -191,11 +354,35 @@ func (r *natRing) insert(key natKey, row NATRow) *NATRow {
 	return &r.rows[at]
 }
 
+// remove leaves a gap, whose turn comes as any row's.
+func (r *natRing) remove(key natKey) {
+	if at, found := r.index[key]; found {
+		r.leave(at)
+		r.rows[at], r.keys[at] = NATRow{}, natKey{}
+	}
+}
+
+func (r *natRing) leave(at int) {
+	if found, there := r.index[r.keys[at]]; there && found == at { // else a later one has the key
+		delete(r.index, r.keys[at])
+	}
+}
+
+// oldest is the time of the row that has been there longest, of those in a full ring.
+func (r *natRing) oldest() time.Time {
+	for i := range r.rows {
+		if at := (r.next + i) % len(r.rows); r.keys[at] != (natKey{}) {
+			return r.rows[at].Time
+		}
+	}
+	return time.Time{}
+}
+
 // choose appends the rows that a filter chooses, the latest inserted first.
 func (r *natRing) choose(filter *NATFilter, rows []NATRow) []NATRow {
 	for i := range r.rows {
 		at := (r.next - 1 - i + 2*len(r.rows)) % len(r.rows)
-		if filter.matches(&r.rows[at]) {
+		if r.keys[at] != (natKey{}) && filter.matches(&r.rows[at]) {
 			rows = append(rows, r.rows[at])
 		}
 	}

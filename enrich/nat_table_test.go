@@ -5,6 +5,7 @@ package enrich
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -85,6 +86,22 @@ func TestNATTable(t *testing.T) {
 			[]line{{"alpha", "", "203.0.113.9:7", "", "", 8080, UserlandProxy, true, true}},
 		},
 		{
+			"docker-proxy's UDP, without its own connection: the address is known",
+			func(w *world) []loader.NATNews {
+				w.publish("alpha", "0.0.0.0:8080->80/udp")
+				return []loader.NATNews{both(w, with(asked(7), of(unix.IPPROTO_UDP)))}
+			},
+			[]line{{"alpha", "", "203.0.113.9:7", "172.30.1.1:0", "", 8080, UserlandProxy, true, true}},
+		},
+		{
+			"docker-proxy's UDP, that nobody answers",
+			func(w *world) []loader.NATNews {
+				w.publish("alpha", "0.0.0.0:8080->80/udp")
+				return []loader.NATNews{w.opened(with(asked(7), of(unix.IPPROTO_UDP)))}
+			},
+			[]line{{"alpha", "", "203.0.113.9:7", "", "", 8080, "", false, false}},
+		},
+		{
 			"opened before the agent started",
 			func(w *world) []loader.NATNews {
 				return []loader.NATNews{{Answered: w.events(outgoing, hidden)}}
@@ -126,7 +143,7 @@ func TestNATTable(t *testing.T) {
 			"the same addresses and ports again, by docker-proxy",
 			func(w *world) []loader.NATNews { return []loader.NATNews{both(w, asked(7)), w.opened(asked(7))} },
 			[]line{
-				{"alpha", "", "203.0.113.9:7", "", "", 8080, UserlandProxy, true, false},
+				{"alpha", "", "203.0.113.9:7", "", "", 8080, "", false, false},
 				{"alpha", "", "203.0.113.9:7", "", "", 8080, UserlandProxy, true, true},
 			},
 		},
@@ -162,6 +179,7 @@ func TestNATTableFilter(t *testing.T) {
 	w := newPort(t)
 	table := NewNATTable(0)
 	table.Add(w.AttributeNAT(w.opened(
+		with(entry("172.30.2.2:5->172.30.1.3:80", "172.30.1.3:80->172.30.1.1:5"), masqueraded(loader.On)),
 		entry("172.30.2.2:1->203.0.113.9:53", "203.0.113.9:53->192.0.2.1:1"),
 		entry("203.0.113.9:2->192.0.2.1:8080", "172.30.1.2:80->203.0.113.9:2"),
 		entry("203.0.113.9:3->192.0.2.1:8080", "172.30.1.2:80->172.30.1.1:3"),
@@ -172,11 +190,14 @@ func TestNATTableFilter(t *testing.T) {
 		filter NATFilter
 		want   []string // clients
 	}{
-		{"all", NATFilter{}, []string{"203.0.113.9:4", "203.0.113.9:3", "203.0.113.9:2", "172.30.2.2:1"}},
-		{"container", NATFilter{Container: "gamma"}, []string{"172.30.2.2:1"}},
+		{"all", NATFilter{}, []string{"203.0.113.9:4", "203.0.113.9:3", "203.0.113.9:2", "172.30.2.2:1", "172.30.2.2:5"}},
+		{"container", NATFilter{Container: "gamma"}, []string{"172.30.2.2:1", "172.30.2.2:5"}},
 		{"container's ID", NATFilter{Container: idOf("alpha")}, []string{"203.0.113.9:3", "203.0.113.9:2"}},
 		{"container's short ID", NATFilter{Container: idOf("alpha")[:12]}, []string{"203.0.113.9:3", "203.0.113.9:2"}},
-		{"less of it", NATFilter{Container: idOf("alpha")[:11]}, nil},
+		{"as little of it as tells it from others", NATFilter{Container: idOf("alpha")[:4]}, []string{"203.0.113.9:3", "203.0.113.9:2"}},
+		{"less than that", NATFilter{Container: idOf("alpha")[:3]}, nil},
+		{"who answers", NATFilter{Container: "beta"}, []string{"172.30.2.2:5"}},
+		{"who answers, by ID", NATFilter{Container: idOf("beta")[:12]}, []string{"172.30.2.2:5"}},
 		{"service", NATFilter{Container: "front"}, []string{"203.0.113.9:4"}},
 		{"port", NATFilter{Port: 8080}, []string{"203.0.113.9:3", "203.0.113.9:2"}},
 		{"lost", NATFilter{Lost: true}, []string{"203.0.113.9:4", "203.0.113.9:3"}},
@@ -218,8 +239,8 @@ func TestNATTableIsBounded(t *testing.T) {
 		w.wait(time.Second)
 	}
 	rows := table.Rows(NATFilter{})
-	if len(rows) != size+size/lookupShare {
-		t.Fatalf("%d rows, want %d and %d lookups", len(rows), size, size/lookupShare)
+	if len(rows) != size+size/sideShare {
+		t.Fatalf("%d rows, want %d and %d lookups", len(rows), size, size/sideShare)
 	}
 	if got := rows[0].Client.Port(); got != 2999 {
 		t.Errorf("the latest is from port %d, want 2999", got)
@@ -230,8 +251,151 @@ func TestNATTableIsBounded(t *testing.T) {
 	if got := table.Rows(NATFilter{Container: "gamma"}); len(got) != size || got[size-1].Client.Port() != 4000-size {
 		t.Errorf("%d rows, the oldest from %v; want %d from port %d on", len(got), got[len(got)-1].Client, size, 4000-size)
 	}
-	if len(table.rows.index) != size || len(table.lookups.index) != size/lookupShare {
-		t.Errorf("%d and %d keys are left", len(table.rows.index), len(table.lookups.index))
+	if len(table.outgoing.index) != size || len(table.lookups.index) != size/sideShare {
+		t.Errorf("%d and %d keys are left", len(table.outgoing.index), len(table.lookups.index))
+	}
+}
+
+// What loses its client's address outlives any number of others, and what is missing is said.
+func TestNATTableKeepsSortsApart(t *testing.T) {
+	const size = 16
+	w := newPort(t)
+	table := NewNATTable(size)
+	lost := entry("203.0.113.9:7->192.0.2.1:8080", "172.30.1.2:80->172.30.1.1:7")
+	elsewhere := entry("172.30.2.2:7->203.0.113.9:53", "203.0.113.9:53->192.0.2.1:7")
+	elsewhere.Netns, elsewhere.NetnsID = 987654, -1
+	table.Add(w.AttributeNAT(w.opened(lost, asked(8), elsewhere)))
+	table.Add(w.AttributeNAT(loader.NATNews{Answered: w.events(lost, asked(8))}))
+	w.wait(patience + time.Second)
+	table.Add(w.AttributeNAT(loader.NATNews{})) // what is nobody's has waited for somebody
+	_, gaps := table.Find(NATFilter{}, true)
+	if diff := cmp.Diff(NATGaps{}, gaps); diff != "" {
+		t.Errorf("before anything is pushed out (-want +got):\n%s", diff)
+	}
+	var began, later time.Time
+	for i := range 10 * size {
+		switch i {
+		case 9 * size:
+			began = w.now
+		case 9*size + size/2:
+			later = w.now
+		}
+		kept := entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", 1000+i), fmt.Sprintf("172.30.1.2:80->203.0.113.9:%d", 1000+i))
+		out := entry(fmt.Sprintf("172.30.2.2:%d->203.0.113.9:53", 1000+i), fmt.Sprintf("203.0.113.9:53->192.0.2.1:%d", 1000+i))
+		now := w.now
+		news := w.opened(kept, out, asked(2000+i)) // nobody answers the last
+		for j := range news.Opened {
+			news.Opened[j].At = now
+		}
+		table.Add(w.AttributeNAT(news))
+		w.wait(time.Second)
+	}
+	published := NATGaps{Evicted: 19 * size, Kept: size, Oldest: later}
+	all := NATGaps{Evicted: 19*size + 9*size, Kept: 2 * size, Oldest: later}
+	for _, tc := range []struct {
+		name   string
+		filter NATFilter
+		rows   int
+		want   NATGaps
+	}{
+		{"lost", NATFilter{Lost: true}, 2, NATGaps{}},
+		{"lost of a container", NATFilter{Lost: true, Container: "alpha"}, 2, NATGaps{}},
+		{"lost of nobody", NATFilter{Lost: true, Container: "nobody"}, 0, NATGaps{Unknown: true}},
+		{"published", NATFilter{Port: 8080}, size + 2, published},
+		{"all", NATFilter{}, 2*size + 3, all},
+		{"outgoing", NATFilter{Container: "gamma"}, size, all},
+	} {
+		rows, gaps := table.Find(tc.filter, true)
+		if len(rows) != tc.rows {
+			t.Errorf("%s: %d rows, want %d", tc.name, len(rows), tc.rows)
+		}
+		if diff := cmp.Diff(tc.want, gaps); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+	var many []loader.Tracked
+	for i := range 3 * size {
+		many = append(many, entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", 5000+i), fmt.Sprintf("172.30.1.2:80->172.30.1.1:%d", 5000+i)))
+	}
+	began = w.now
+	flood := w.opened(many...)
+	for i := range flood.Opened {
+		flood.Opened[i].At = began
+	}
+	table.Add(w.AttributeNAT(flood))
+	want := NATGaps{Evicted: 2*size + 2, Kept: size, Oldest: began}
+	if _, gaps := table.Find(NATFilter{Lost: true}, false); gaps != want {
+		t.Errorf("lost ones push out lost ones: got %+v, want %+v", gaps, want)
+	}
+}
+
+// A row that is found to have lost its client moves to the others of its sort, with what was known of it.
+func TestNATTableMovesRows(t *testing.T) {
+	w := newPort(t)
+	table := NewNATTable(2)
+	table.Add(w.AttributeNAT(w.opened(asked(1), asked(2))))
+	if rows := table.Rows(NATFilter{Lost: true}); len(rows) != 0 {
+		t.Errorf("nobody answered, and lost are %+v", linesOf(rows))
+	}
+	answer := loader.NATNews{Answered: w.events(asked(1))}
+	answer.Opened = w.events(dialedBy(40000))
+	table.Add(w.AttributeNAT(answer))
+	table.Add(w.AttributeNAT(w.opened(asked(3), asked(4), asked(5))))
+	want := []line{
+		{"alpha", "", "203.0.113.9:5", "", "", 8080, "", false, false},
+		{"alpha", "", "203.0.113.9:4", "", "", 8080, "", false, false},
+		{"alpha", "", "203.0.113.9:1", "172.30.1.1:40000", "172.30.1.2:80", 8080, UserlandProxy, true, true},
+	}
+	rows, gaps := table.Find(NATFilter{}, true)
+	if diff := cmp.Diff(want, linesOf(rows)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if gaps.Evicted != 2 || gaps.Kept != 2 {
+		t.Errorf("got %+v, want 2 pushed out, and no gap among them", gaps)
+	}
+	if len(table.kept.index) != 2 || len(table.lost.index) != 1 {
+		t.Errorf("%d and %d keys are left", len(table.kept.index), len(table.lost.index))
+	}
+}
+
+// A rule without limits translates the host's own connection to docker-proxy too. It is the published port's all the same.
+func TestNATTableOfMasqueradedLoopback(t *testing.T) {
+	w := newPort(t)
+	e := with(entry("127.0.0.1:7->127.0.0.1:8080", "127.0.0.1:8080->172.30.1.1:7"), local, masqueraded(loader.On))
+	table := NewNATTable(0)
+	news := w.opened(e)
+	news.Answered = w.events(e)
+	news.Opened = append(news.Opened, w.events(dialedBy(40000))...)
+	table.Add(w.AttributeNAT(news))
+	want := []line{{"alpha", Masquerade, "127.0.0.1:7", "172.30.1.1:40000", "172.30.1.2:80", 8080, UserlandProxy, true, true}}
+	if diff := cmp.Diff(want, linesOf(table.Rows(NATFilter{Container: "alpha"}))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The beginning of an ID finds its container, unless somebody is called so, or several begin so.
+func TestNATFilterResolves(t *testing.T) {
+	all := []NATOwner{
+		{"", "one", "aaaa1" + idOf("x")[5:]}, {"", "two", "aaaa2" + idOf("x")[5:]}, {"", "two", "aaaa2" + idOf("x")[5:]},
+		{"cafe", "cafe.1", "bbbb" + idOf("x")[4:]}, {"", "other", "cafe" + idOf("x")[4:]},
+	}
+	for name, tc := range map[string]struct {
+		want  string
+		known bool
+	}{
+		"":      {"", true},
+		"one":   {"one", true},
+		"aaaa":  {"aaaa", false},
+		"aaaa2": {all[1].ContainerID, true},
+		"bbbb":  {all[3].ContainerID, true},
+		"bbb":   {"bbb", false},
+		"cafe":  {"cafe", true},
+		"dddd":  {"dddd", false},
+	} {
+		filter := NATFilter{Container: name}
+		if known := filter.Resolve(slices.Values(all)); known != tc.known || filter.Container != tc.want {
+			t.Errorf("%q: %q, known %t; want %q, %t", name, filter.Container, known, tc.want, tc.known)
+		}
 	}
 }
 
@@ -277,7 +441,7 @@ func TestNATRowAsJSON(t *testing.T) {
 	}
 	want := `{"time":"2026-11-22T08:00:00Z","scope":"host","container":"alpha","network":"web","container_id":"` + idOf("alpha") +
 		`","protocol":"tcp","client":"203.0.113.9:7","destination":"192.0.2.1:8080","published_port":8080,` +
-		`"client_kind":"remote","source_address_lost":true,"mechanism":"userland_proxy","answered":false}`
+		`"client_kind":"remote","source_address_lost":false,"answered":false}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -101,7 +101,7 @@ func (s *State) SetKeptPorts(listeners []loader.Listener) {
 // isKept tells of a connection that the kernel has accepted and nobody will serve.
 func (s *State) isKept(c *PublishedConnection) bool {
 	to := c.Original.Destination
-	return c.Kind == "" && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(l loader.Listener) bool {
+	return !movesDestination(&c.Tracked) && c.NATEvent.Protocol == unix.IPPROTO_TCP && slices.ContainsFunc(s.kept, func(l loader.Listener) bool {
 		return l.Address.Port() == to.Port() && l.Takes(to.Addr())
 	})
 }
@@ -199,9 +199,11 @@ func (s *State) untranslated(c *PublishedConnection) (proxyKey, bool) {
 	s.serve(c, port.member)
 	c.Network = s.networkToProxy(port.member)
 	c.Mechanism = UserlandProxy
-	if to.Addr().Is6() && !port.hasIPv6() {
+	byIPv6 := to.Addr().Is6() && port.hasIPv6()
+	if to.Addr().Is6() && !byIPv6 {
 		c.Mechanism = IPv6ToIPv4Proxy
 	}
+	c.Gateway = s.gatewayToProxy(port.member, byIPv6)
 	return proxyKey{port.ID, port.container, c.NATEvent.Protocol}, true
 }
 
@@ -226,6 +228,22 @@ func (s *State) networkToProxy(m *member) string {
 		return names[0]
 	}
 	return ""
+}
+
+// gatewayToProxy is the address that docker-proxy connects to a container from: the bridge's. It is not valid if it could be
+// several, or is not known.
+func (s *State) gatewayToProxy(m *member, byIPv6 bool) netip.Addr {
+	var found []netip.Addr
+	for _, e := range m.Endpoints {
+		if n := s.networks[e.NetworkID]; n != nil && n.Bridge != "" {
+			found = append(found, n.Gateways...)
+		}
+	}
+	found = slices.DeleteFunc(found, func(a netip.Addr) bool { return a.Is6() != byIPv6 })
+	if len(found) != 1 {
+		return netip.Addr{}
+	}
+	return found[0]
 }
 
 // dialed makes of a connection on the host one that docker-proxy may have opened to a container's published port. It comes

@@ -13,13 +13,14 @@ import (
 
 // A container has at most 16 series for what is translated for it and tracked in its namespace: the translations counted here
 // and two for all others, two for its table of tracked connections and four for what that could not do, one for untranslated
-// packets that were leftovers, and one for what it asks for by label. A published port has at most ten: one for the attempts,
-// three for clients whose address is kept, the ways to lose it that are counted here, and for each client one for all other
-// ways; mostly it has three. Ports beyond those counted here are one, as other.
+// packets that were leftovers, and one for what it asks for by label. A published port has at most 14: one for the attempts,
+// three for clients whose address is kept, five for the ways in which remote ones lose it, those of other clients that are
+// counted here, and for each of these clients one for all other ways; mostly it has three. Ports beyond those counted here are
+// one, as other.
 const (
 	maxTranslationSeries = 6
 	maxPublishedPorts    = 16
-	maxLossSeries        = 3
+	maxLossSeries        = 3 // of clients that are not remote
 )
 
 // other stands in a closed set of label values for what has no room, or no name.
@@ -139,10 +140,11 @@ type connectionKey struct {
 	mechanism enrich.Mechanism
 }
 
-// connectionValues keeps each published port within its number of series. What alerts look at stays told apart in any case.
+// connectionValues keeps each published port within its number of series. What alerts and runbooks look at, how remote clients
+// lose their address, is told apart in any case: the ways are few.
 func (m *Metrics) connectionValues(k connectionKey) []string {
 	values := append(m.attemptValues(k.attemptKey), string(k.client), sourceAddress(k.preserved), string(k.mechanism))
-	if ownerOf(k.Identity) == (Owner{}) || k.preserved {
+	if ownerOf(k.Identity) == (Owner{}) || k.preserved || k.client == enrich.ClientRemote {
 		return values
 	}
 	if m.connections.admit(seriesKey(values[:7]), values[7:], publishedConnections.place(values), maxLossSeries) {

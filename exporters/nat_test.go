@@ -211,7 +211,7 @@ func TestRandomPorts(t *testing.T) {
 func TestNATSeriesPerContainer(t *testing.T) {
 	const (
 		ports = 100
-		most  = 30 + 16 + 10*(maxPublishedPorts+1)
+		most  = 30 + 16 + 14*(maxPublishedPorts+1)
 	)
 	s, m := newTestMetrics()
 	var published []string
@@ -264,6 +264,11 @@ func TestNATSeriesPerContainer(t *testing.T) {
 			t.Errorf("%s sums up to %g, want %d", f.Name, got, want)
 		}
 	}
+	for _, mechanism := range enrich.Mechanisms()[1:] {
+		if got := s.shown(publishedConnections)[",,alpha,,host,1000,tcp,remote,lost,"+string(mechanism)]; got != 1 {
+			t.Errorf("remote clients of a port lost their address by %s %g times, want 1: runbooks look at it", mechanism, got)
+		}
+	}
 	alerting := 0.0
 	for values, value := range s.shown(publishedConnections) {
 		if strings.Contains(values, ",remote,lost,") {
@@ -284,6 +289,33 @@ func TestNATSeriesPerContainer(t *testing.T) {
 			t.Errorf("overflow of %s is 0", f.Name)
 		}
 	}
+}
+
+// However much comes to a port that harms nobody, the grave is told by its name.
+func TestHarmlessClientsHideNothing(t *testing.T) {
+	s, m := newTestMetrics()
+	var all []enrich.PublishedConnection
+	for _, c := range []struct {
+		client    enrich.Client
+		mechanism enrich.Mechanism
+	}{
+		{enrich.ClientHost, enrich.UserlandProxy}, {enrich.ClientContainer, enrich.UserlandProxy}, {enrich.ClientContainer, enrich.Hairpin},
+		{enrich.ClientHost, enrich.Hairpin}, {enrich.ClientRemote, enrich.IPv6ToIPv4Proxy},
+		{enrich.ClientRemote, enrich.UserlandProxy}, {enrich.ClientRemote, enrich.InboundMasquerade},
+	} {
+		all = append(all, connectionTo("alpha", 80, c.client, c.mechanism))
+	}
+	m.AddNAT(enrich.NAT{Connections: all})
+	s.wait(zeroFor)
+	s.wantShown(t, publishedConnections, map[string]float64{
+		",,alpha,,host,80,tcp,host,lost,userland_proxy":       1,
+		",,alpha,,host,80,tcp,container,lost,userland_proxy":  1,
+		",,alpha,,host,80,tcp,container,lost,hairpin":         1,
+		",,alpha,,host,80,tcp,host,lost,other":                1,
+		",,alpha,,host,80,tcp,remote,lost,ipv6_to_ipv4_proxy": 1,
+		",,alpha,,host,80,tcp,remote,lost,userland_proxy":     1,
+		",,alpha,,host,80,tcp,remote,lost,inbound_masquerade": 1,
+	})
 }
 
 // A healthy container's series are few.

@@ -22,13 +22,13 @@ const watchPeriod = 2 * time.Second
 
 // natCommand has no environment twins for the container and the port: legacy links set BRIDGEWATCH_PORT, to something else.
 type natCommand struct {
-	Container string  `env:"-" placeholder:"NAME" help:"Only this container or service, by its name in metrics, or a container by 12 digits of its ID at least."`
+	Container string  `env:"-" placeholder:"NAME" help:"Only this container or service, by its name in metrics, or a container by the first digits of its ID, 4 at least."`
 	Port      *uint16 `env:"-" placeholder:"N" help:"Only connections to this published port of the host."`
-	Lost      bool    `help:"Only connections to published ports whose container does not see the client's address."`
+	Lost      bool    `help:"Only connections to published ports, those whose container does not see the client's address."`
 	Lookups   bool    `help:"Also lookups of containers at Docker's resolver."`
 	Egress    bool    `help:"Which addresses the connections of containers to the outside appear under, and how many of their ports are in use."`
 	Limit     *int    `placeholder:"N" help:"How many to show at most: of connections the most recent, 50 unless given; with --egress all unless given."`
-	Watch     bool    `help:"Show what is new every two seconds, until interrupted."`
+	Watch     bool    `help:"Refresh every 2 s, until interrupted."`
 	Output    string  `enum:"table,json" default:"table" help:"table or json."`
 	APISocket string  `name:"api.socket" default:"/run/bridgewatch/bridgewatch.sock" help:"Unix socket of the agent."`
 }

@@ -54,10 +54,21 @@ func (p *natPrinter) connections() {
 		}
 	}
 	if inferred {
-		p.WriteString("~ is inferred from the time: nothing in docker-proxy's packets tells for whom they are.\n")
+		p.WriteString("~ is a port that is not known: nothing in docker-proxy's packets tells for whom\nthey are.\n")
 	}
 	if len(rows) == p.question.Limit {
 		fmt.Fprintf(p, "These are the latest %d; --limit shows more, if there are any.\n", len(rows))
+	}
+	if len(rows) != p.question.Limit || rows[len(rows)-1].Time.Before(p.answer.Oldest) {
+		p.evicted()
+	}
+}
+
+// evicted says what later connections have pushed out of the agent's memory.
+func (p *natPrinter) evicted() {
+	if p.answer.Evicted > 0 {
+		fmt.Fprintf(p, "The agent keeps the latest %d, the oldest of %s.\nIt has forgotten %d before those.\n",
+			p.answer.Kept, p.answer.Oldest.Format(time.DateTime), p.answer.Evicted)
 	}
 }
 
@@ -77,10 +88,22 @@ func (p *natPrinter) none() {
 	if p.question.Lost {
 		which = append(which, "that lose their client's address")
 	}
-	fmt.Fprintf(p, "no %s since %s, when the agent began to watch, %s ago\n", strings.Join(append([]string{what}, which...), " "),
-		p.answer.Started.Format(time.DateTime), spanText(p.answer.Now.Sub(p.answer.Started)))
-	if p.question.Container != "" {
-		p.WriteString("A container has the name that it has in metrics: see bridgewatch nat without --container.\n")
+	text := "no " + strings.Join(append([]string{what}, which...), " ")
+	if p.answer.Evicted > 0 {
+		fmt.Fprintf(p, "%s\namong the latest %d, the oldest of %s\n", text, p.answer.Kept, p.answer.Oldest.Format(time.DateTime))
+	} else {
+		fmt.Fprintf(p, "%s\nsince %s, when the agent began to watch, %s ago\n", text,
+			p.answer.Started.Format(time.DateTime), spanText(p.answer.Now.Sub(p.answer.Started)))
+	}
+	p.unknown()
+}
+
+// unknown says that nothing the agent knows of is of the container that was asked for.
+func (p *natPrinter) unknown() {
+	if p.answer.Unknown {
+		fmt.Fprintf(p, "No connection is of a container or service called %s, nor of the only\n"+
+			"container whose ID begins so. Names are those in metrics: see bridgewatch nat\nwithout --container.\n",
+			printable(p.question.Container))
 	}
 }
 
@@ -143,11 +166,19 @@ func seenText(r *enrich.NATRow) string {
 	case !r.Seen.IsValid():
 		return "-"
 	case r.Inferred:
-		return "~" + r.Seen.String()
+		return withoutPort(r.Seen.Addr())
 	case r.Seen == r.Client:
 		return "the same"
 	}
 	return addressText(r.Seen)
+}
+
+// withoutPort writes an address of which the port is not known.
+func withoutPort(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]:~"
+	}
+	return a.String() + ":~"
 }
 
 // lostBy says what takes the client's address away, "-" if nothing does.
@@ -157,7 +188,7 @@ func lostBy(r *enrich.NATRow) string {
 	switch {
 	case r.Lost:
 		by = string(r.Mechanism)
-	case r.Seen.Addr() != r.Client.Addr():
+	case r.Seen.IsValid() && r.Seen.Addr() != r.Client.Addr():
 		by = string(r.Kind)
 	}
 	switch {
@@ -220,11 +251,13 @@ func (p *natPrinter) egress() {
 		return
 	case len(e.Identities) == 0 && e.Incomplete != "": // then there may be some
 	case len(e.Identities) == 0 && p.question.Container != "":
-		fmt.Fprintf(p, "no connection of %s to the outside is tracked right now\n", printable(p.question.Container))
+		fmt.Fprintf(p, "no connection of %s to the outside was tracked\nat the last look, %s\n", printable(p.question.Container), p.look())
+		p.unknown()
 	case len(e.Identities) == 0:
-		p.WriteString("no connection of a container to the outside is tracked right now\n")
+		fmt.Fprintf(p, "no connection of a container to the outside was tracked\nat the last look, %s\n", p.look())
 	default:
 		p.identities(e.Identities)
+		fmt.Fprintf(p, "This is as of the last look, %s.\n", p.look())
 	}
 	if len(e.Pressure) > 0 {
 		p.WriteString("\nPorts in use, where most are:\n")
@@ -234,6 +267,9 @@ func (p *natPrinter) egress() {
 		fmt.Fprintf(p, "Not all is known: %s.\n", printable(e.Incomplete))
 	}
 }
+
+// look is when the tracked connections were looked at.
+func (p *natPrinter) look() string { return spanText(p.answer.Now.Sub(p.answer.Egress.Time)) + " ago" }
 
 func (p *natPrinter) identities(all []api.EgressIdentity) {
 	table := tabwriter.NewWriter(p, 0, 0, 2, ' ', 0)

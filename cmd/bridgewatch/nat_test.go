@@ -65,8 +65,12 @@ func manyWays() api.NAT {
 	inferred.Inferred = true
 	ipv6 := visit("web.1", "[2001:db8:1:2:aaaa:bbbb:cccc:dddd]:51236", "[2001:db8:1:2::10]:8080", "172.18.0.1:43212", enrich.IPv6ToIPv4Proxy)
 	ipv6.Inferred = true
-	pending := visit("web.1", "203.0.113.9:51237", "192.0.2.10:8080", "", enrich.UserlandProxy)
-	pending.Answered = false
+	pending := visit("web.1", "203.0.113.9:51237", "192.0.2.10:8080", "", "")
+	pending.Lost, pending.Answered = false, false
+	loopback := pending // a rule without limits translates it, and nobody answers
+	loopback.Client, loopback.Destination, loopback.Kind = port("127.0.0.1:51237"), port("127.0.0.1:8080"), enrich.Masquerade
+	dual := visit("web.1", "[2001:db8::9]:5", "[2001:db8::10]:8080", "[fd00::1]:43213", enrich.UserlandProxy)
+	dual.Inferred = true
 	mesh := visit("", "203.0.113.7:51238", "192.0.2.10:8081", "", enrich.IngressMesh)
 	mesh.Service, mesh.Stack, mesh.Scope, mesh.Kind = "api", "shop", enrich.ScopeIngress, enrich.DNAT
 	unknown := mesh
@@ -87,7 +91,7 @@ func manyWays() api.NAT {
 		Rows: []enrich.NATRow{
 			visit("web.1", "203.0.113.7:51234", "192.0.2.10:8080", "203.0.113.7:51234", enrich.NoMechanism),
 			visit("web.1", "203.0.113.7:51235", "192.0.2.10:8080", "172.18.0.1:51235", enrich.InboundMasquerade),
-			inferred, ipv6, pending, mesh, unknown, adhoc, hostile, out, ping, tunnel,
+			inferred, ipv6, dual, pending, loopback, mesh, unknown, adhoc, hostile, out, ping, tunnel,
 		},
 	}
 }
@@ -110,6 +114,7 @@ func egressOf(address string) api.NAT {
 	return api.NAT{
 		Now: noon, Started: noon.Add(-time.Hour), Rows: []enrich.NATRow{},
 		Egress: &api.Egress{
+			Time: noon.Add(-12 * time.Second),
 			Identities: []api.EgressIdentity{
 				{Identity: enrich.Identity{Container: "db"}, Address: shared, Connections: 1, Sharing: 2},
 				{Identity: enrich.Identity{Container: "~adhoc"}, ContainerID: strings.Repeat("cd", 32), Address: shared, Connections: 20310, Sharing: 13},
@@ -175,31 +180,50 @@ func TestNATNothing(t *testing.T) {
 	incomplete.Incomplete = "connections that never get to a device are not told: no events"
 	unread := nothing
 	empty := nothing
-	empty.Egress = &api.Egress{}
+	empty.Egress = &api.Egress{Time: noon.Add(-12 * time.Second)}
+	stranger := empty
+	stranger.Unknown = true
 	unlisted := nothing
 	unlisted.Egress = &api.Egress{Incomplete: "list tracked connections: operation not permitted"}
 	partly := egressOf("192.0.2.10")
-	partly.Egress = &api.Egress{Identities: partly.Egress.Identities[:1], Incomplete: "list tracked connections: timeout"}
+	partly.Egress = &api.Egress{
+		Time: noon, Identities: partly.Egress.Identities[:1], Incomplete: "list tracked connections: timeout",
+	}
+	evicted := nothing
+	evicted.NATGaps = enrich.NATGaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Minute)}
 	const since = "since 2026-11-22 11:56:50, when the agent began to watch, 3m10s ago\n"
+	const nobody = "No connection is of a container or service called x, nor of the only\n" +
+		"container whose ID begins so. Names are those in metrics: see bridgewatch nat\nwithout --container.\n"
 	for _, tc := range []struct {
 		name   string
 		answer api.NAT
 		args   []string
 		want   string
 	}{
-		{"at all", nothing, nil, "no translated connections " + since},
-		{"lost", nothing, []string{"--lost"}, "no connections that lose their client's address " + since},
+		{"at all", nothing, nil, "no translated connections\n" + since},
+		{"lost", nothing, []string{"--lost"}, "no connections that lose their client's address\n" + since},
 		{
-			"of a container", nothing, []string{"--container=web.1", "--port=80"},
-			"no connections of web.1 to published port 80 " + since +
-				"A container has the name that it has in metrics: see bridgewatch nat without --container.\n",
+			"lost of late", evicted, []string{"--lost"},
+			"no connections that lose their client's address\namong the latest 4096, the oldest of 2026-11-22 11:59:00\n",
 		},
+		{"of a container", nothing, []string{"--container=web.1", "--port=80"}, "no connections of web.1 to published port 80\n" + since},
+		{"of nobody", stranger, []string{"--container=x"}, "no translated connections of x\n" + since + nobody},
 		{
 			"and not all would be seen", incomplete, nil,
-			"no translated connections " + since + "Not all can be seen: connections that never get to a device are not told: no events.\n",
+			"no translated connections\n" + since + "Not all can be seen: connections that never get to a device are not told: no events.\n",
 		},
-		{"leaves", empty, []string{"--egress"}, "no connection of a container to the outside is tracked right now\n"},
-		{"leaves one container", empty, []string{"--egress", "--container=x"}, "no connection of x to the outside is tracked right now\n"},
+		{
+			"leaves", empty, []string{"--egress"},
+			"no connection of a container to the outside was tracked\nat the last look, 12s ago\n",
+		},
+		{
+			"leaves one container", empty, []string{"--egress", "--container=x"},
+			"no connection of x to the outside was tracked\nat the last look, 12s ago\n",
+		},
+		{
+			"leaves nobody", stranger, []string{"--egress", "--container=x"},
+			"no connection of x to the outside was tracked\nat the last look, 12s ago\n" + nobody,
+		},
 		{
 			"could be listed", unlisted, []string{"--egress", "--container=x"},
 			"Not all is known: list tracked connections: operation not permitted.\n",
@@ -207,6 +231,7 @@ func TestNATNothing(t *testing.T) {
 		{
 			"could be listed further", partly, []string{"--egress"},
 			"CONTAINER  APPEARS AS  SHARED WITH  CONNECTIONS\ndb         192.0.2.10  1 other      1\n" +
+				"This is as of the last look, 0s ago.\n" +
 				"Not all is known: list tracked connections: timeout.\n",
 		},
 		{"was looked at", unread, []string{"--egress"}, "the agent has not looked at the tracked connections yet\n"},
@@ -221,12 +246,35 @@ func TestNATNothing(t *testing.T) {
 }
 
 func TestNATLimitIsTold(t *testing.T) {
-	const told = "These are the latest 12; --limit shows more, if there are any.\n"
-	if _, printed := asking(t, manyWays(), "--limit=12"); !strings.HasSuffix(printed, told) {
+	const told = "These are the latest 14; --limit shows more, if there are any.\n"
+	if _, printed := asking(t, manyWays(), "--limit=14"); !strings.HasSuffix(printed, told) {
 		t.Errorf("it ends %q, want %q", printed[len(printed)-100:], told)
 	}
-	if _, printed := asking(t, manyWays(), "--limit=13"); strings.Contains(printed, "--limit") {
+	if _, printed := asking(t, manyWays(), "--limit=15"); strings.Contains(printed, "--limit") {
 		t.Error("it speaks of a limit that was not reached")
+	}
+}
+
+// What is forgotten is told where it may be missing.
+func TestNATTellsOfWhatIsForgotten(t *testing.T) {
+	const told = "The agent keeps the latest 4096, the oldest of 2026-11-22 11:00:00.\nIt has forgotten 904 before those.\n"
+	answer := manyWays()
+	answer.NATGaps = enrich.NATGaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Hour)}
+	recent := answer
+	recent.Rows = answer.Rows[:3]
+	for _, tc := range []struct {
+		name   string
+		answer api.NAT
+		limit  string
+		want   bool
+	}{
+		{"all rows", answer, "50", true},
+		{"as many as wanted, some of them older", answer, "14", true},
+		{"as many as wanted, all of them later", recent, "3", false},
+	} {
+		if _, printed := asking(t, tc.answer, "--limit="+tc.limit); strings.HasSuffix(printed, told) != tc.want {
+			t.Errorf("%s: told %t, want %t: it ends %q", tc.name, !tc.want, tc.want, printed[len(printed)-120:])
+		}
 	}
 }
 

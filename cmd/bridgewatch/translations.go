@@ -49,6 +49,7 @@ type translations struct {
 // none: what was tracked before that is over for all that is known.
 type listing struct {
 	enrich.Tracking
+	at  time.Time
 	err error
 }
 
@@ -153,7 +154,7 @@ type lister = func(visit func(*loader.Tracked)) error
 func (a *agent) track(problems *unread, translated, passing lister) {
 	if begun := time.Now(); !begun.Before(a.tracked) {
 		tracking, err := a.state.Track(translated, passing)
-		a.tracking.Store(&listing{tracking, err})
+		a.tracking.Store(&listing{tracking, begun, err})
 		a.tracked = begun.Add(max(trackPeriod, trackShare*time.Since(begun)))
 	}
 	if last := a.tracking.Load(); last.err != nil {
@@ -201,24 +202,23 @@ func (a *agent) answerNAT(question api.NATQuestion) api.NAT {
 		}
 	}
 	if question.Egress {
-		answer.Egress = a.answerEgress(question)
+		a.answerEgress(&answer, question)
 	} else {
-		answer.Rows = question.Choose(a.table)
+		question.Choose(&answer, a.table)
 	}
 	return answer
 }
 
-// answerEgress says under which addresses containers appeared when that was last looked at, nil if it was not yet.
-func (a *agent) answerEgress(question api.NATQuestion) *api.Egress {
+// answerEgress says under which addresses containers appeared when that was last looked at, nothing if it was not yet.
+func (a *agent) answerEgress(answer *api.NAT, question api.NATQuestion) {
 	last := a.tracking.Load()
 	if last == nil {
-		return nil
+		return
 	}
-	egress := question.ChooseEgress(&last.Tracking)
+	question.ChooseEgress(answer, &last.Tracking, last.at)
 	if last.err != nil {
-		egress.Incomplete = last.err.Error()
+		answer.Egress.Incomplete = last.err.Error()
 	}
-	return egress
 }
 
 func (t *translations) close() error {

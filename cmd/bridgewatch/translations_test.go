@@ -36,7 +36,12 @@ func TestTrack(t *testing.T) {
 		return func(visit func(*loader.Tracked)) error { return errors.Join(after(visit), refused) }
 	}
 	a := &agent{state: enrich.NewState(enrich.Config{}), translations: &translations{}}
-	if a.answerEgress(api.NATQuestion{}) != nil {
+	egress := func() *api.Egress {
+		var answer api.NAT
+		a.answerEgress(&answer, api.NATQuestion{})
+		return answer.Egress
+	}
+	if egress() != nil {
 		t.Error("it says something before it has looked")
 	}
 	for _, step := range []struct {
@@ -67,7 +72,10 @@ func TestTrack(t *testing.T) {
 			if !slices.Equal(used, step.used) {
 				t.Errorf("ports in use: %v, want %v", used, step.used)
 			}
-			if told, failed := a.answerEgress(api.NATQuestion{}).Incomplete, len(step.problems) > 0; (told != "") != failed {
+			if at := egress().Time; at.IsZero() || at.After(time.Now()) {
+				t.Errorf("it was looked at %v", at)
+			}
+			if told, failed := egress().Incomplete, len(step.problems) > 0; (told != "") != failed {
 				t.Errorf("the answer is incomplete for %q", told)
 			}
 		})

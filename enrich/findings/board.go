@@ -185,7 +185,7 @@ func compareSubjects(a, b Subject) int {
 
 // confirm is a rule's command for a hit. Where it must look into the namespace of a container, it enters that first.
 func confirm(r *rule, h hit) string {
-	command := r.Confirm
+	command := orElse(h.confirm, r.Confirm)
 	if r.inside && h.subject.Scope == enrich.ScopeContainer {
 		command = "nsenter -t $(docker inspect -f '{{.State.Pid}}' {container}) -n " + command
 	}

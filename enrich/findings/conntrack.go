@@ -172,13 +172,21 @@ func staleEntries(v *View) []hit {
 	for _, subject := range order {
 		e := first[subject]
 		h := portHit(subject, e.Port, "udp",
-			number("stale entries", float64(entries[subject]), "tracked now"),
+			number("stale entries", float64(entries[subject]), v.trackedNow()),
 			text("example", e.Original.Source.String()+" > "+e.Original.Destination.String()+" udp"),
 			text("goes to", wayOf(e)), text("container's addresses", addressesOf(running[e.ContainerID])))
 		h.fill["container"], h.fill["family"] = running[e.ContainerID].Name, familyOf(&e.Original)
 		hits = append(hits, h)
 	}
 	return hits
+}
+
+// trackedNow is what stale entries are counted in: those that were looked at.
+func (v *View) trackedNow() string {
+	if more := v.Tracking.MoreStale; more > 0 {
+		return "tracked now, and " + strconv.Itoa(more) + " more of this port or others"
+	}
+	return "tracked now"
 }
 
 // wayOf is where an entry leads.

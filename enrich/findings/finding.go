@@ -95,6 +95,8 @@ type hit struct {
 	evidence []Fact
 	// fill are values for what stands in braces in the definition's Confirm, beyond those of the subject or instead of them.
 	fill map[string]string
+	// confirm stands for the definition's Confirm where that would show nothing; "": it does show it.
+	confirm string
 }
 
 // rule is a definition and what finds it.

@@ -7,10 +7,14 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/loader"
 )
+
+// trackedAt shows what came to a port of the host, and where it was sent.
+const trackedAt = "conntrack -L -f {family} -p {protocol} --orig-port-dst {port}"
 
 // sourceRules are about addresses that get lost: the client's behind a published port, and a container's own beyond the
 // host. What the nat signal counts tells of every connection; where it does not run, sockets that the host holds tell of TCP.
@@ -52,7 +56,7 @@ func sourceRules() []rule {
 				ID: "broad-masq", Severity: Warning,
 				Title:   "A masquerade rule hides remote clients from a container: it sees the host's address instead of theirs.",
 				Remedy:  "A rule in POSTROUTING translates what comes in as well as what leaves. Limit it to the uplink (-o UPLINK), or to the sources that need it (-s SUBNET).",
-				Confirm: "conntrack -L -f {family} -p {protocol} --orig-port-dst {port}",
+				Confirm: trackedAt,
 				Basis:   "connections of remote clients to a published port whose destination and whose source were both translated on the host",
 			},
 			find: masqueradedInbound,
@@ -77,11 +81,13 @@ type lostUse struct {
 	container  *enrich.LiveContainer // nil: the routing mesh serves the port
 	port       uint16
 	protocol   string
-	lost, kept uint64 // connections
+	lost, kept uint64    // connections
+	opened     time.Time // when somebody last tried in the way that loses it
 	example    enrich.PublishedConnection
 }
 
-// lostBy finds the published ports at which a mechanism takes remote clients' addresses away.
+// lostBy finds the published ports at which a mechanism takes remote clients' addresses away. What nobody answered has lost
+// nothing. Of a mechanism that only IPv6 clients meet, others say nothing.
 func (v *View) lostBy(mechanism enrich.Mechanism) []*lostUse {
 	running := v.running()
 	bySubject := make(map[Subject]*lostUse)
@@ -90,7 +96,8 @@ func (v *View) lostBy(mechanism enrich.Mechanism) []*lostUse {
 		u := &v.Uses[i]
 		c := running[u.ContainerID]
 		meshed := u.Mechanism == enrich.IngressMesh && isSentOn(&u.Example)
-		if u.Client != enrich.ClientRemote || u.Connections == 0 || c == nil && !meshed {
+		if u.Client != enrich.ClientRemote || u.Connections == 0 || c == nil && !meshed ||
+			mechanism == enrich.IPv6ToIPv4Proxy && client(&u.Example).Is4() {
 			continue
 		}
 		subject := u.Subject
@@ -109,6 +116,9 @@ func (v *View) lostBy(mechanism enrich.Mechanism) []*lostUse {
 		case u.Mechanism == mechanism:
 			use.lost += u.Connections
 			use.example = u.Example
+			if u.Opened.After(use.opened) {
+				use.opened = u.Opened
+			}
 		}
 	}
 	return slices.DeleteFunc(all, func(u *lostUse) bool { return u.lost == 0 })
@@ -258,11 +268,7 @@ func hasIPv6(c *enrich.LiveContainer) bool {
 // itself, for containers (hairpin), for what comes by a link-local address, which is not translated, and for IPv6 where the
 // container has none: ipv6-proxy-src says that. A port that is somebody else's is no matter of the proxy: port-conflict.
 func proxied(v *View) []hit {
-	carried := make(map[Subject]*lostUse)
-	for _, u := range v.lostBy(enrich.UserlandProxy) {
-		carried[u.subject] = u
-	}
-	held, strangers := v.held(), v.strangers()
+	held, carried, strangers := v.held(), v.carried(), v.strangers()
 	told := make(map[Subject]bool) // a port may be published on several addresses
 	var hits []hit
 	for i := range v.Inventory.Containers {
@@ -273,12 +279,41 @@ func proxied(v *View) []hit {
 				continue
 			}
 			told[subject] = true
-			if facts := proxyFacts(held[subject], carried[subject]); len(facts) > 0 {
-				hits = append(hits, publishedHit(c, p, facts...))
+			facts := proxyFacts(held[subject], carried[subject])
+			if len(facts) == 0 {
+				continue
 			}
+			if !c.StartedAt.IsZero() && v.RulesetChanged.After(c.StartedAt) {
+				facts = append(facts, v.rulesetFacts()...)
+			}
+			h := publishedHit(c, p, facts...)
+			if p.Protocol != "tcp" { // sockets that have no peers, or that ss does not list
+				h.confirm, h.fill["family"] = trackedAt, familyOf(&carried[subject].example.Original)
+			}
+			hits = append(hits, h)
 		}
 	}
 	return hits
+}
+
+// carried are the ports whose remote clients docker-proxy carried for want of a rule. UDP that was opened while the container
+// was away, or its rules were being made, stays with the proxy although there is a rule by now: that is stale-udp-ct.
+func (v *View) carried() map[Subject]*lostUse {
+	running := v.running()
+	stale := make(map[Subject]bool)
+	for i := range v.Tracking.Stale {
+		if e := &v.Tracking.Stale[i]; running[e.ContainerID] != nil {
+			stale[ofPort(running[e.ContainerID], e.Port, enrich.ProtocolName(e.Protocol))] = true
+		}
+	}
+	all := make(map[Subject]*lostUse)
+	for _, u := range v.lostBy(enrich.UserlandProxy) {
+		leftOver := stale[u.subject] || u.opened.Before(u.container.StartedAt.Add(settle))
+		if u.protocol != "udp" || !leftOver {
+			all[u.subject] = u
+		}
+	}
+	return all
 }
 
 // proxyFacts are what the host's sockets and what the nat signal say of a port: either is enough.

@@ -4,6 +4,7 @@ package findings
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/loader"
@@ -14,7 +15,7 @@ func webUse(mechanism enrich.Mechanism, connections uint64, from, seen string) U
 	u := Use{
 		Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
 		Client: enrich.ClientRemote, Mechanism: mechanism, Preserved: mechanism == enrich.NoMechanism,
-		Attempts: connections, Connections: connections,
+		Attempts: connections, Connections: connections, Opened: start,
 	}
 	u.Example = enrich.PublishedConnection{
 		Identity: u.Subject.Identity, Scope: u.Subject.Scope, ContainerID: webID, Port: 8080, Protocol: "tcp",
@@ -23,6 +24,31 @@ func webUse(mechanism enrich.Mechanism, connections uint64, from, seen string) U
 	u.Example.Original = loader.Tuple{Source: addrPort(from), Destination: addrPort("192.168.1.5:8080")}
 	u.Example.Seen, _ = netip.ParseAddrPort(seen)
 	return u
+}
+
+// inVainBy is what remote clients tried in one way, and nobody answered.
+func inVainBy(mechanism enrich.Mechanism) Use {
+	u := webUse(mechanism, 9, "203.0.113.9:50000", "")
+	if u.Connections = 0; mechanism == enrich.IngressMesh {
+		u = meshUse(9)
+		u.Connections = 0
+	}
+	return u
+}
+
+// syslog has the web server publish 514/udp, and a remote client that docker-proxy carries, opened so long after its start.
+func syslog(v *View, from, to string, later time.Duration) {
+	u := webUse(enrich.UserlandProxy, 2, from, "")
+	u.Port, u.Protocol, u.Example.Protocol = 514, "udp", "udp"
+	u.Subject.Object = "514/udp"
+	u.Example.Original.Destination = addrPort(to)
+	v.Uses = []Use{u}
+	c := containerOf(v, webID)
+	c.StartedAt = start.Add(-later)
+	v.RulesetChanged = time.Time{}
+	c.Published = append(c.Published, enrich.PublishedPort{
+		Host: netip.AddrPortFrom(netip.IPv4Unspecified(), 514), Container: 514, Protocol: "udp",
+	})
 }
 
 // meshUse is what remote clients made of a service by the routing mesh.
@@ -80,7 +106,7 @@ func sourceCases() []ruleCase {
 			"somebody comes by IPv6", func(v *View) {
 				u := webUse(enrich.IPv6ToIPv4Proxy, 4, "[fd00:9::9]:4000", "172.20.0.1:41000")
 				u.Example.Original.Destination, u.Example.Inferred = addrPort("[fd00:9::5]:8080"), true
-				v.Uses = []Use{u}
+				v.Uses = []Use{u, webUse(enrich.NoMechanism, 900, "203.0.113.8:4", "203.0.113.8:4")}
 			},
 			one("ipv6-proxy-src", web, listening, text("published on", "[::]:8080"), text("container's IPv6 address", "none"),
 				lost(4), text("example", "[fd00:9::9]:4000 > [fd00:9::5]:8080 tcp"),
@@ -156,7 +182,8 @@ func sourceCases() []ruleCase {
 			connect(v, "192.168.1.5:8080", visitor)
 		}, nil},
 		{
-			"remote clients by the proxy", used(nil, webUse(enrich.UserlandProxy, 1, visitor, "172.20.0.1:41000")),
+			"remote clients by the proxy, of whom some got no answer", used(
+				func(u *Use) { u.Attempts, u.Untranslated = 50, 50 }, webUse(enrich.UserlandProxy, 1, visitor, "172.20.0.1:41000")),
 			one("userland-proxy-src", web, sockets, lost(1), example, text("container sees", "172.20.0.1:41000")),
 		},
 		{
@@ -168,19 +195,65 @@ func sourceCases() []ruleCase {
 				number("connections that the host holds", 1, "now"), lost(3), kept(900), example),
 		},
 		{
-			"remote UDP by the proxy", func(v *View) {
-				u := webUse(enrich.UserlandProxy, 2, visitor, "")
-				u.Port, u.Protocol, u.Example.Protocol = 514, "udp", "udp"
-				u.Example.Original.Destination = addrPort("192.168.1.5:514")
-				v.Uses = []Use{u}
-				c := containerOf(v, webID)
-				c.Published = append(c.Published, enrich.PublishedPort{Host: addrPort("0.0.0.0:514"), Container: 514, Protocol: "udp"})
-			},
-			one("userland-proxy-src", webOn("", enrich.ScopeHost, "514/udp"), "ss -Htunap 'sport = :514'",
+			"remote UDP by the proxy", func(v *View) { syslog(v, visitor, "192.168.1.5:514", time.Minute) },
+			one("userland-proxy-src", webOn("", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
 				lost(2), text("example", visitor+" > 192.168.1.5:514 udp")),
 		},
-		{"attempts by the proxy that nobody answers", used(
-			func(u *Use) { u.Connections = 0 }, webUse(enrich.UserlandProxy, 9, visitor, "")), nil},
+		{
+			"remote UDP by the proxy, over IPv6", func(v *View) {
+				giveIPv6(v)
+				v.Host.Connections = v.Host.Connections[:5]
+				syslog(v, "[fd00:9::9]:4000", "[fd00:9::5]:514", settle)
+			},
+			one("userland-proxy-src", webOn("", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv6 -p udp --orig-port-dst 514",
+				lost(2), text("example", "[fd00:9::9]:4000 > [fd00:9::5]:514 udp")),
+		},
+		{"remote UDP by the proxy, opened while the container was away", func(v *View) {
+			syslog(v, visitor, "192.168.1.5:514", -time.Second)
+		}, nil},
+		{"remote UDP by the proxy, opened while the rules were made", func(v *View) {
+			syslog(v, visitor, "192.168.1.5:514", settle-1)
+		}, nil},
+		{"remote UDP by the proxy, opened before anybody looked", func(v *View) {
+			syslog(v, visitor, "192.168.1.5:514", time.Minute)
+			v.Uses[0].Opened = time.Time{}
+		}, nil},
+		{
+			"remote UDP by the proxy, of entries that are stale", func(v *View) {
+				syslog(v, visitor, "192.168.1.5:514", time.Minute)
+				stale(v, webID, 17, visitor, "192.168.1.5:514")
+			},
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
+				number("stale entries", 1, "tracked now"), text("example", visitor+" > 192.168.1.5:514 udp"),
+				text("goes to", "the host itself"), text("container's addresses", "172.20.0.2")),
+		},
+		{
+			"remote clients by the proxy, who came before the container's rules", func(v *View) {
+				v.Uses = []Use{webUse(enrich.UserlandProxy, 1, visitor, "")}
+				containerOf(v, webID).StartedAt = start.Add(time.Second) // of TCP no connection is older than its proxy
+			},
+			one("userland-proxy-src", web, sockets, lost(1), example),
+		},
+		{
+			"remote clients by the proxy, since the rules changed", func(v *View) {
+				v.Uses = []Use{webUse(enrich.UserlandProxy, 1, visitor, "")}
+				containerOf(v, webID).StartedAt = start.Add(-time.Hour)
+				v.RulesetChanged, v.RulesetChangedBy = start.Add(-time.Minute), "iptables, of bash"
+			},
+			one("userland-proxy-src", web, sockets, lost(1), example,
+				text("rules last changed", "2026-03-01 11:59:00 UTC by iptables, of bash")),
+		},
+		{
+			"remote clients by the proxy, of a container that started after the rules changed", func(v *View) {
+				v.Uses = []Use{webUse(enrich.UserlandProxy, 1, visitor, "")}
+				containerOf(v, webID).StartedAt = start.Add(-time.Hour)
+				v.RulesetChanged = start.Add(-2 * time.Hour)
+			},
+			one("userland-proxy-src", web, sockets, lost(1), example),
+		},
+		{"attempts that nobody answers", used(nil,
+			inVainBy(enrich.UserlandProxy), inVainBy(enrich.IPv6ToIPv4Proxy), inVainBy(enrich.InboundMasquerade),
+			inVainBy(enrich.IngressMesh)), nil},
 		{"the host's own clients by the proxy", used(
 			func(u *Use) { u.Client = enrich.ClientHost }, webUse(enrich.UserlandProxy, 9, "192.168.1.5:50000", "")), nil},
 		{"containers by the proxy", used(

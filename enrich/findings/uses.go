@@ -33,7 +33,8 @@ type useEntry struct {
 	attempts     slotted
 	untranslated slotted
 	connections  slotted
-	answered     bool // the example is a connection
+	opened       time.Time // the latest of the attempts
+	answered     bool      // the example is a connection
 	example      enrich.PublishedConnection
 }
 
@@ -67,6 +68,9 @@ func (r *Recent) attempt(c *enrich.PublishedConnection, now time.Time) {
 		e.attempts.add(now, 1)
 		if !sentOn {
 			e.untranslated.add(now, 1)
+		}
+		if c.At.After(e.opened) {
+			e.opened = c.At
 		}
 		if !e.answered {
 			e.example = *c
@@ -118,7 +122,7 @@ func (r *Recent) used(now time.Time) (all []Use) {
 		all = append(all, Use{
 			Subject: key.subject(), ContainerID: key.id, Port: key.port, Protocol: key.protocol,
 			Client: key.client, Mechanism: key.mechanism, Preserved: key.preserved,
-			Attempts: attempts, Untranslated: untranslated, Connections: connections, Example: e.example,
+			Attempts: attempts, Untranslated: untranslated, Connections: connections, Opened: e.opened, Example: e.example,
 		})
 	}
 	slices.SortFunc(all, func(a, b Use) int {

@@ -49,13 +49,15 @@ func TestRecentUses(t *testing.T) {
 	r.AddNAT(attempts(kept, kept, carried, carried6, local, visited(enrich.UserlandProxy, "[fe80::9]:50000", "[fe80::5]:8080", 0)), at(0))
 	r.AddNAT(connections(kept, carried, visited(enrich.UserlandProxy, "[fe80::9]:50000", "[fe80::5]:8080", 0)), at(1))
 	r.AddNAT(connections(latest), at(40))
-	r.AddNAT(attempts(kept), at(41))
+	late := kept // what is told late
+	late.At = at(-3)
+	r.AddNAT(attempts(late), at(41))
 
-	use := func(c enrich.PublishedConnection, attempts, untranslated, connections uint64) Use {
+	use := func(c enrich.PublishedConnection, attempts, untranslated, connections uint64) Use { // opened at 0
 		return Use{
 			Subject: webOn("front", enrich.ScopeHost, "8080/tcp"), ContainerID: webID, Port: 8080, Protocol: "tcp",
 			Client: c.Client, Mechanism: c.Mechanism, Preserved: c.Preserved,
-			Attempts: attempts, Untranslated: untranslated, Connections: connections, Example: c,
+			Attempts: attempts, Untranslated: untranslated, Connections: connections, Opened: at(0), Example: c,
 		}
 	}
 	want := []Use{use(local, 1, 1, 0), use(latest, 3, 0, 2), use(carried, 1, 1, 1), use(carried6, 1, 1, 0)}

@@ -91,6 +91,7 @@ type Use struct {
 	Attempts     uint64
 	Untranslated uint64                     // of the attempts: no rule sent them to the container
 	Connections  uint64                     // that were answered
+	Opened       time.Time                  // when the latest of the attempts was; zero: long before those that were answered
 	Example      enrich.PublishedConnection // the latest connection, or attempt as long as there is none
 }
 

@@ -30,10 +30,13 @@ type NAT struct {
 	Incomplete string          `json:"incomplete,omitempty"` // what it cannot tell, and why
 	Rows       []enrich.NATRow `json:"rows"`                 // the most recent first
 	Egress     *Egress         `json:"egress,omitempty"`     // nil: not asked for, or not looked at yet
+
+	enrich.NATGaps // what is missing among the rows
 }
 
 // Egress is where the connections of containers appear to come from, and how near an address is to having no port left.
 type Egress struct {
+	Time       time.Time        `json:"time"`                 // of the look
 	Identities []EgressIdentity `json:"identities"`           // sorted by the container's name
 	Pressure   []PortPressure   `json:"pressure"`             // the highest first
 	Incomplete string           `json:"incomplete,omitempty"` // why connections are missing, if so
@@ -45,7 +48,7 @@ type EgressIdentity struct {
 
 	ContainerID string     `json:"container_id"`
 	Address     netip.Addr `json:"address"`
-	Connections int        `json:"connections"` // tracked right now
+	Connections int        `json:"connections"` // tracked at the look
 	Sharing     int        `json:"sharing"`     // containers under the address, with this one
 }
 
@@ -59,28 +62,28 @@ type PortPressure struct {
 	Example     enrich.Identity `json:"example"` // one of those who use them
 }
 
-// Choose returns what the question wants of the table, the most recent first.
-func (q *NATQuestion) Choose(table *enrich.NATTable) []enrich.NATRow {
-	filter := q.NATFilter
-	filter.Limit = 0
-	rows := table.Rows(filter)
-	if !q.Lookups {
-		rows = slices.DeleteFunc(rows, func(r enrich.NATRow) bool { return r.Kind == enrich.EmbeddedDNS })
-	}
-	if q.Limit > 0 && len(rows) > q.Limit {
-		rows = rows[:q.Limit]
-	}
-	return rows
+// Choose answers with what the question wants of the table, the most recent first.
+func (q *NATQuestion) Choose(answer *NAT, table *enrich.NATTable) {
+	answer.Rows, answer.NATGaps = table.Find(q.NATFilter, q.Lookups)
 }
 
-// ChooseEgress returns what the question wants of what is tracked: the containers, and the addresses that these appear under.
-func (q *NATQuestion) ChooseEgress(tracking *enrich.Tracking) *Egress {
-	egress := &Egress{Identities: []EgressIdentity{}, Pressure: []PortPressure{}}
+// ChooseEgress answers with what the question wants of what was tracked at that time: the containers, and the addresses that these
+// appear under.
+func (q *NATQuestion) ChooseEgress(answer *NAT, tracking *enrich.Tracking, at time.Time) {
+	egress := &Egress{Time: at, Identities: []EgressIdentity{}, Pressure: []PortPressure{}}
+	answer.Egress = egress
+	filter := q.NATFilter
+	answer.Unknown = !filter.Resolve(func(yield func(enrich.NATOwner) bool) {
+		for i := range tracking.Identities {
+			if !yield(ownerOf(&tracking.Identities[i])) {
+				return
+			}
+		}
+	})
 	under := make(map[netip.Addr]bool)
 	for _, i := range tracking.Identities {
-		identity := EgressIdentity{i.Identity, i.ContainerID, i.Address, i.Connections, i.Sharing}
-		if q.Names(i.Service, i.Container, i.ContainerID) {
-			egress.Identities = append(egress.Identities, identity)
+		if filter.Names(ownerOf(&i)) {
+			egress.Identities = append(egress.Identities, EgressIdentity{i.Identity, i.ContainerID, i.Address, i.Connections, i.Sharing})
 			under[i.Address] = true
 		}
 	}
@@ -98,7 +101,10 @@ func (q *NATQuestion) ChooseEgress(tracking *enrich.Tracking) *Egress {
 		egress.Identities = egress.Identities[:min(len(egress.Identities), q.Limit)]
 		egress.Pressure = egress.Pressure[:min(len(egress.Pressure), q.Limit)]
 	}
-	return egress
+}
+
+func ownerOf(i *enrich.EgressIdentity) enrich.NATOwner {
+	return enrich.NATOwner{Service: i.Service, Container: i.Container, ContainerID: i.ContainerID}
 }
 
 // Parameters of the question.

@@ -28,6 +28,7 @@ func TestNAT(t *testing.T) {
 	at := time.Date(2026, 11, 22, 8, 0, 0, 123456789, time.UTC)
 	want := NAT{
 		Now: at, Started: at.Add(-time.Hour), Incomplete: "no events",
+		NATGaps: enrich.NATGaps{Evicted: 7, Kept: 4096, Oldest: at.Add(-time.Minute), Unknown: true},
 		Rows: []enrich.NATRow{
 			{
 				Time: at, Scope: enrich.ScopeHost, Stack: "shop", Service: "web", Container: "web.1", Network: "front",
@@ -42,6 +43,7 @@ func TestNAT(t *testing.T) {
 			},
 		},
 		Egress: &Egress{
+			Time: at.Add(-12 * time.Second),
 			Identities: []EgressIdentity{{
 				enrich.Identity{Service: "web", Container: "web.1", Network: "front"}, "abc", netip.MustParseAddr("192.0.2.1"), 5, 2,
 			}},
@@ -156,7 +158,9 @@ func TestChoose(t *testing.T) {
 		{NATQuestion{NATFilter: enrich.NATFilter{Container: "beta"}}, []uint16{}},
 	} {
 		got := []uint16{}
-		for _, row := range tc.question.Choose(table) {
+		var answer NAT
+		tc.question.Choose(&answer, table)
+		for _, row := range answer.Rows {
 			got = append(got, row.Client.Port())
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -200,12 +204,20 @@ func TestChooseEgress(t *testing.T) {
 		{"a container, and its address", "vote", 0, []string{"vote"}, []int{3}},
 		{"a service, under an address that another is the example of", "web", 0, []string{"web.1"}, []int{900}},
 		{"an ID", "bbbbbbbbbbbb", 0, []string{"db"}, []int{900}},
-		{"too little of an ID", "bbbb", 0, []string{}, []int{}},
+		{"four digits of an ID", "bbbb", 0, []string{"db"}, []int{900}},
+		{"too little of an ID", "bbb", 0, []string{}, []int{}},
+		{"no ID", "BBBB", 0, []string{}, []int{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			q := NATQuestion{NATFilter: enrich.NATFilter{Container: tc.container, Limit: tc.limit}, Egress: true}
 			containers, used := []string{}, []int{}
-			egress := q.ChooseEgress(&tracking)
+			at := time.Unix(1, 0)
+			var answer NAT
+			q.ChooseEgress(&answer, &tracking, at)
+			egress := answer.Egress
+			if unknown := len(tc.want) == 0; answer.Unknown != unknown || !egress.Time.Equal(at) {
+				t.Errorf("unknown %t, of %v; want %t and %v", answer.Unknown, egress.Time, unknown, at)
+			}
 			for _, i := range egress.Identities {
 				containers = append(containers, i.Container)
 			}
