@@ -260,7 +260,7 @@ func (s *State) servedBy(p *placed) *NATOwner {
 	if m == nil || !m.alive() || m == p.owner {
 		return nil
 	}
-	return &NATOwner{m.Identity.Service, m.Identity.Container, m.ID}
+	return &NATOwner{Service: m.Service, Container: m.Identity.Container, ContainerID: m.ID}
 }
 
 // networkOf names the network of the end that belongs to the owner.

@@ -272,12 +272,9 @@ func TestNATTableKeepsSortsApart(t *testing.T) {
 	if diff := cmp.Diff(NATGaps{}, gaps); diff != "" {
 		t.Errorf("before anything is pushed out (-want +got):\n%s", diff)
 	}
-	var began, later time.Time
+	var later time.Time
 	for i := range 10 * size {
-		switch i {
-		case 9 * size:
-			began = w.now
-		case 9*size + size/2:
+		if i == 9*size+size/2 {
 			later = w.now
 		}
 		kept := entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", 1000+i), fmt.Sprintf("172.30.1.2:80->203.0.113.9:%d", 1000+i))
@@ -317,7 +314,7 @@ func TestNATTableKeepsSortsApart(t *testing.T) {
 	for i := range 3 * size {
 		many = append(many, entry(fmt.Sprintf("203.0.113.9:%d->192.0.2.1:8080", 5000+i), fmt.Sprintf("172.30.1.2:80->172.30.1.1:%d", 5000+i)))
 	}
-	began = w.now
+	began := w.now
 	flood := w.opened(many...)
 	for i := range flood.Opened {
 		flood.Opened[i].At = began

@@ -39,7 +39,7 @@ type runCommand struct {
 	SeriesLimit    int           `name:"metrics.series-limit" default:"100000" help:"Series in all; what does not fit is counted as ~other."`
 	FlowTable      uint32        `name:"flow.table-size" default:"32768" help:"Conversations that are told apart between two readings, 5 seconds apart at most. One takes 350 bytes."`
 	DropTable      uint32        `name:"drop.table-size" default:"8192" help:"Combinations of place, reason and addresses of drops that are told apart between two readings. One takes 640 bytes."`
-	NATTable       int           `name:"nat.table-size" default:"4096" help:"Connections of each sort that bridgewatch nat can show. One takes SIZE bytes."`
+	NATTable       int           `name:"nat.table-size" default:"4096" help:"Connections of each sort that bridgewatch nat can show. One takes 700 bytes."`
 	findingsFlags
 	Strict bool `help:"Fail if any signal cannot run."`
 }

@@ -118,6 +118,15 @@ func conntrackCases() []ruleCase {
 				text("goes to", "172.20.0.77:514"), text("container's addresses", "172.20.0.2")),
 		},
 		{
+			"stale entries, more than there was room for", func(v *View) {
+				stale(v, webID, 17, "203.0.113.9:4000", "172.20.0.77:514")
+				v.Tracking.MoreStale = 10
+			},
+			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
+				number("stale entries", 1, "tracked now, and 10 more of this port or others"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
+				text("goes to", "172.20.0.77:514"), text("container's addresses", "172.20.0.2")),
+		},
+		{
 			"an entry from before the port was published", func(v *View) { stale(v, webID, 17, "203.0.113.9:4000", "192.168.1.5:514") },
 			one("stale-udp-ct", webOn("front", enrich.ScopeHost, "514/udp"), "conntrack -L -f ipv4 -p udp --orig-port-dst 514",
 				number("stale entries", 1, "tracked now"), text("example", "203.0.113.9:4000 > 192.168.1.5:514 udp"),
