@@ -75,8 +75,9 @@ test-unit: ## what needs neither root nor Docker
 collector: ## bin/tools/collector, the OpenTelemetry Collector that the tests send to
 	CGO_ENABLED=0 go build -C e2e/collector -trimpath $(BUILDVCS) -o $(CURDIR)/bin/tools/collector .
 
-bench: setup ## what one run of each hook costs, one look at the host's state, one look for findings, and one scrape
+bench: setup ## what one run of each hook costs, one look at the host's state, one look for findings, one scrape; then traffic
 	go test -run '^$$' -bench . -exec '$(SUDO)' ./loader/... ./enrich/findings ./exporters/prometheus
+	go test -run '^$$' -bench Overhead -benchtime 1x -timeout 30m -exec '$(SUDO)' ./e2e
 
 setup: ## install the Debian packages that the other targets need
 	@.ci/setup $(sort $(PACKAGES_GENERATE) $(PACKAGES_LINT) $(PACKAGES_TEST))
@@ -87,6 +88,7 @@ clean: ## remove bin/
 # Kernels are kept in KERNEL_CACHE, which grows to about 1 GB.
 KERNELS      ?= 5.10 6.1 6.12 7
 KERNEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bridgewatch/kernels
+MESH_KERNEL  ?= 6.12
 PACKAGES_VM  := qemu-system-x86 busybox-static kmod cpio xz-utils zstd
 export KERNEL_CACHE
 
@@ -100,3 +102,12 @@ test-kernels: ## the loader's tests on Debian's kernels (KERNELS), in virtual ma
 		$(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=1200 ../e2e/vm/run.sh $$kernel ../bin/loader.test -test.timeout 18m || failed="$$failed $$kernel"; \
 	done; \
 	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }
+
+.PHONY: test-mesh
+test-mesh: ## Swarm's routing mesh on a kernel that has IPVS (MESH_KERNEL), in a virtual machine; takes a quarter of an hour
+	@.ci/setup $(sort $(PACKAGES_TEST) $(PACKAGES_VM))
+	e2e/vm/fetch-kernels.sh $(MESH_KERNEL)
+	CGO_ENABLED=0 go test -c -o bin/lab/e2e.test ./e2e
+	CGO_ENABLED=0 go build -o bin/lab/ ./e2e/traffic ./cmd/bridgewatch
+	cd e2e && $(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=3000 BRIDGEWATCH_LAB_PROGRAMS=$(CURDIR)/bin/lab \
+		vm/run.sh $(MESH_KERNEL) ../bin/lab/e2e.test -test.run '^TestMesh$$' -test.v -test.timeout 45m
