@@ -104,7 +104,7 @@ test-kernels: ## the loader's tests on Debian's kernels (KERNELS), in virtual ma
 	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }
 
 .PHONY: test-mesh
-test-mesh: ## Swarm's routing mesh on a kernel that has IPVS (MESH_KERNEL), in a virtual machine; takes a quarter of an hour
+test-mesh: ## Swarm's routing mesh on a kernel that has IPVS (MESH_KERNEL), in a virtual machine
 	@.ci/setup $(sort $(PACKAGES_TEST) $(PACKAGES_VM))
 	e2e/vm/fetch-kernels.sh $(MESH_KERNEL)
 	CGO_ENABLED=0 go test -c -o bin/lab/e2e.test ./e2e
