@@ -79,7 +79,9 @@ func rateLimit(s stage) []drops {
 	if dropped := s.host.Qdisc(s, veth).Drops; dropped < missing(s) {
 		s.Errorf("tbf dropped %d, and %d are missing", dropped, missing(s))
 	}
-	return of(victim, "host", "tx", fault("qdisc"), missing, "sent - InDatagrams", "QDISC_DROP", "QDISC_OVERLIMIT", "NOT_SPECIFIED")
+	lost := of(victim, "host", "tx", fault("qdisc"), missing, "sent - InDatagrams", "QDISC_DROP", "QDISC_OVERLIMIT", "NOT_SPECIFIED")
+	lost[0].orNobody = true // the host's own
+	return lost
 }
 
 // foreign is a case of somebody else's program, which attach puts on the sender's or the receiver's port of the bridge.
