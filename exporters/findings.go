@@ -57,27 +57,17 @@ func (m *Metrics) SetState(host *loader.HostState, containers map[string]loader.
 		state.Links = nil
 		m.states[id] = state
 		values := identityValues(c.identity, enrich.ScopeContainer)
-		m.store.Add(listenOverflows, rise(state.ListenOverflows, last.ListenOverflows), values...)
-		m.addConntrackFailures(&state.Conntrack, &last.Conntrack, rise, values)
+		m.store.Add(listenOverflows, float64(rise(state.ListenOverflows, last.ListenOverflows)), values...)
+		m.addConntrackFailures(risen(&state.Conntrack, &last.Conntrack), values)
 	}
 }
 
 // rise is how much a counter has risen. One that is lower than it was has begun anew, as do all of a namespace that is new.
-func rise(now, last uint64) float64 {
+func rise(now, last uint64) uint64 {
 	if now < last {
-		return float64(now)
+		return now
 	}
-	return float64(now - last)
-}
-
-// hostRise is how much one of connection tracking's counters in the host's namespace has risen. It is the sum of one of 32 bits
-// for each processor, and so right but for multiples of 2^32, however many of them have begun again. The namespace is never new;
-// the kernel's module may be, and then the sum falls by less than half of that.
-func hostRise(now, last uint64) float64 {
-	if wrapped := uint32(now - last); now < last && wrapped < 1<<31 {
-		return float64(wrapped)
-	}
-	return rise(now, last)
+	return now - last
 }
 
 // AddEgress counts what left the host untranslated. It must not be called concurrently with the other methods.

@@ -253,17 +253,24 @@ func (m *Metrics) addHostConntrack(host *loader.HostState) {
 		return
 	}
 	if m.host != nil {
-		m.addConntrackFailures(stats, m.host, hostRise, values)
+		m.addConntrackFailures(stats.Since(*m.host), values)
 	}
 	m.host = stats
 }
 
+// risen is how much the counters of a container's namespace have grown, which is a new one after a restart.
+func risen(now, last *loader.ConntrackStats) loader.ConntrackStats {
+	return loader.ConntrackStats{
+		InsertFailed: rise(now.InsertFailed, last.InsertFailed), Drop: rise(now.Drop, last.Drop),
+		EarlyDrop: rise(now.EarlyDrop, last.EarlyDrop), Invalid: rise(now.Invalid, last.Invalid),
+	}
+}
+
 // addConntrackFailures counts what was not there the last time. That mostly is nothing: then there is no series for it.
-func (m *Metrics) addConntrackFailures(now, last *loader.ConntrackStats, rise func(now, last uint64) float64, identity []string) {
-	before := conntrackEvents(last)
-	for i, e := range conntrackEvents(now) {
-		if n := rise(e.count, before[i].count); n > 0 {
-			m.store.Add(conntrackFailures, n, append(slices.Clip(identity), e.event)...)
+func (m *Metrics) addConntrackFailures(risen loader.ConntrackStats, identity []string) {
+	for _, e := range conntrackEvents(&risen) {
+		if e.count > 0 {
+			m.store.Add(conntrackFailures, float64(e.count), append(slices.Clip(identity), e.event)...)
 		}
 	}
 }

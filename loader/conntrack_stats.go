@@ -24,6 +24,25 @@ type ConntrackStats struct {
 	Invalid      uint64 // packets that belong to no connection, or do not fit into theirs: NAT leaves them as they are
 }
 
+// Since returns how much the counters of one and the same namespace have grown, and its entries of now. Each is the sum of one of
+// 32 bits for each processor, and so right but for multiples of 2^32, however many of them have begun again. A namespace as old as
+// the machine is never new; the kernel's module may be, and then the sums fall by less than half of that.
+func (s ConntrackStats) Since(before ConntrackStats) ConntrackStats {
+	grown := func(before, now uint64) uint64 {
+		switch wrapped := uint32(now - before); {
+		case now >= before:
+			return now - before
+		case wrapped < 1<<31:
+			return uint64(wrapped)
+		}
+		return now
+	}
+	return ConntrackStats{
+		Entries: s.Entries, InsertFailed: grown(before.InsertFailed, s.InsertFailed), Drop: grown(before.Drop, s.Drop),
+		EarlyDrop: grown(before.EarlyDrop, s.EarlyDrop), Invalid: grown(before.Invalid, s.Invalid),
+	}
+}
+
 // From include/uapi/linux/netfilter/nfnetlink_conntrack.h: what ctnetlink says of one processor, each 32 bits, big endian.
 const (
 	ctGetStatsCPU   = 4 // IPCTNL_MSG_CT_GET_STATS_CPU

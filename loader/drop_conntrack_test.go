@@ -295,3 +295,25 @@ func TestParseConntrackStats(t *testing.T) {
 		})
 	}
 }
+
+func TestConntrackStatsSince(t *testing.T) {
+	for _, tc := range []struct {
+		name              string
+		before, now, want uint64
+	}{
+		{"grown", 5, 8, 3},
+		{"one processor's has begun again", 1<<32 + 10, 15, 5},
+		{"those of three have", 3<<32 + 10, 15, 5},
+		{"beyond 32 bits", 1<<32 - 1, 1<<32 + 1, 2},
+		{"the module is new", 1000, 7, 7},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			of := func(n uint64) ConntrackStats {
+				return ConntrackStats{Entries: 9, InsertFailed: n, Drop: n, EarlyDrop: n, Invalid: n}
+			}
+			if diff := cmp.Diff(of(tc.want), of(tc.now).Since(of(tc.before))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -157,9 +157,10 @@ func (r *Recent) tracked(view *View) (rise ConntrackRise) {
 	e, now := &r.conntrack, view.Host.ConntrackStats
 	if now != nil {
 		if e.known {
-			e.failed.add(view.Now, hostRisen(e.before.InsertFailed, now.InsertFailed))
-			e.dropped.add(view.Now, hostRisen(e.before.Drop, now.Drop))
-			e.invalid.add(view.Now, hostRisen(e.before.Invalid, now.Invalid))
+			grown := now.Since(e.before)
+			e.failed.add(view.Now, grown.InsertFailed)
+			e.dropped.add(view.Now, grown.Drop)
+			e.invalid.add(view.Now, grown.Invalid)
 		}
 		e.known, e.before = true, *now
 	}
@@ -167,14 +168,4 @@ func (r *Recent) tracked(view *View) (rise ConntrackRise) {
 	rise.Drop, _ = e.dropped.sum(view.Now)
 	rise.Invalid, _ = e.invalid.sum(view.Now)
 	return rise
-}
-
-// hostRisen is how much one of these counters has grown. It is the sum of one of 32 bits for each processor, and so right but
-// for multiples of 2^32, however many of them have begun again. The namespace is never new; the kernel's module may be, and
-// then the sum falls by less than half of that.
-func hostRisen(before, now uint64) uint64 {
-	if wrapped := uint32(now - before); now < before && wrapped < 1<<31 {
-		return uint64(wrapped)
-	}
-	return risen(before, now)
 }
