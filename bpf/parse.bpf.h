@@ -144,10 +144,39 @@ static __always_inline bool is_extension_header(__u8 protocol)
 	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH;
 }
 
+/*
+ * Passes over an IPv6 packet's extension headers: offset and protocol, of what is behind the fixed header, become those
+ * of what is behind them. Returns marks: if any, nothing is there.
+ */
+static __always_inline __u8 skip_extension_headers(const struct packet *packet, __u32 *offset, __u8 *protocol)
+{
+	__u8 extension[4]; /* next header, length, and of a fragment header the offset */
+
+	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+		if (!is_extension_header(*protocol))
+			return 0;
+		if (packet_read(packet, *offset, extension, sizeof(extension)))
+			break;
+		if (*protocol == IPPROTO_FRAGMENT) {
+			*protocol = extension[0];
+			if (((__u16)extension[2] << 8 | extension[3]) & 0xfff8)
+				return TUPLE_FRAGMENT;
+			*offset += 8;
+		} else if (*protocol == IPPROTO_AH) {
+			*protocol = extension[0];
+			*offset += (extension[1] + 2) * 4;
+		} else {
+			*protocol = extension[0];
+			*offset += (extension[1] + 1) * 8;
+		}
+	}
+	return TUPLE_UNPARSED;
+}
+
 static __always_inline void parse_ipv6(const struct packet *packet, __u32 offset, struct tuple *tuple)
 {
 	struct ipv6hdr ip;
-	__u8 extension[4]; /* next header, length, and of a fragment header the offset */
+	__u8 marks;
 
 	if (packet_read(packet, offset, &ip, sizeof(ip)) || ip.version != 6) {
 		tuple->marks |= TUPLE_UNPARSED;
@@ -157,30 +186,11 @@ static __always_inline void parse_ipv6(const struct packet *packet, __u32 offset
 	copy_ipv6(tuple->daddr, ip.daddr);
 	tuple->protocol = ip.nexthdr;
 	offset += sizeof(ip);
-
-	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
-		if (!is_extension_header(tuple->protocol)) {
-			parse_transport(packet, offset, tuple);
-			return;
-		}
-		if (packet_read(packet, offset, extension, sizeof(extension)))
-			break;
-		if (tuple->protocol == IPPROTO_FRAGMENT) {
-			tuple->protocol = extension[0];
-			if (((__u16)extension[2] << 8 | extension[3]) & 0xfff8) {
-				tuple->marks |= TUPLE_FRAGMENT;
-				return;
-			}
-			offset += 8;
-		} else if (tuple->protocol == IPPROTO_AH) {
-			tuple->protocol = extension[0];
-			offset += (extension[1] + 2) * 4;
-		} else {
-			tuple->protocol = extension[0];
-			offset += (extension[1] + 1) * 8;
-		}
-	}
-	tuple->marks |= TUPLE_UNPARSED;
+	marks = skip_extension_headers(packet, &offset, &tuple->protocol);
+	if (marks)
+		tuple->marks |= marks;
+	else
+		parse_transport(packet, offset, tuple);
 }
 
 static __always_inline void parse_arp(const struct packet *packet, __u32 offset, struct tuple *tuple)

@@ -30,7 +30,7 @@ type Ability struct {
 func Check() []Ability {
 	return []Ability{
 		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkEgress(),
-		checkNAT(), checkNATSources(), checkRulesets(), checkExecs(), checkLinks(),
+		checkNAT(), checkNATSources(), checkDNS(), checkRulesets(), checkExecs(), checkLinks(),
 	}
 }
 
@@ -151,6 +151,14 @@ func checkNATSources() Ability {
 		a.OK, a.Detail, a.Remedy = false, err.Error(), needsForNAT
 	}
 	return a
+}
+
+func checkDNS() Ability {
+	dns, err := OpenDNS(DNSConfig{})
+	if err == nil {
+		err = dns.Close()
+	}
+	return ability("dns", "lookups", err, "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; use kernel 5.10 or newer")
 }
 
 func checkRulesets() Ability {

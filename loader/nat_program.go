@@ -17,7 +17,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // natProgram tells of connections whose packets leave by a device. Its methods must not be called concurrently.
@@ -25,6 +24,7 @@ type natProgram struct {
 	objects   natKernel
 	tracing   link.Link
 	reader    *ringbuf.Reader
+	clock     kernelClock
 	sample    ringbuf.Record
 	endpoints map[NATEndpoint]bool // in the kernel's map, plain
 	local     *localAnswers
@@ -57,7 +57,10 @@ func openNATProgram(config NATConfig, hostNetns uint32) (*natProgram, error) {
 	return p, nil
 }
 
-func (p *natProgram) open(config NATConfig, hostNetns uint32) error {
+func (p *natProgram) open(config NATConfig, hostNetns uint32) (err error) {
+	if p.clock, err = newKernelClock(); err != nil {
+		return err
+	}
 	allowMemory()
 	if err := requireConntrackTypes(); err != nil {
 		return err
@@ -104,10 +107,7 @@ func requireConntrackTypes() error {
 // read visits what is in the ring now, oldest first, up to limit, and does not wait for more; then the connections of the host's
 // own processes that were answered meanwhile.
 func (p *natProgram) read(limit int, visit func(natRecord)) error {
-	ahead, err := clockAhead()
-	if err != nil {
-		return err
-	}
+	origin := p.clock.origin()
 	p.reader.SetDeadline(time.Unix(1, 0)) // past: what is there is still read
 	for range limit {
 		err := p.reader.ReadInto(&p.sample)
@@ -121,25 +121,16 @@ func (p *natProgram) read(limit int, visit func(natRecord)) error {
 		if _, err := binary.Decode(p.sample.RawSample, binary.NativeEndian, &record); err != nil {
 			return fmt.Errorf("read ring of connections: %w", err)
 		}
-		told := record.natRecord(ahead)
+		told := record.natRecord(origin)
 		p.local.see(&told)
 		visit(told)
 	}
 	return p.local.ask(time.Now(), visit)
 }
 
-// clockAhead returns the time of day at which the kernel's monotonic clock began.
-func clockAhead() (time.Time, error) {
-	var monotonic unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
-		return time.Time{}, fmt.Errorf("read monotonic clock: %w", err)
-	}
-	return time.Now().Round(0).Add(-time.Duration(monotonic.Nano())), nil
-}
-
-func (r *natNatRecord) natRecord(ahead time.Time) natRecord {
+func (r *natNatRecord) natRecord(origin time.Time) natRecord {
 	record := natRecord{answered: r.Event == uint8(natNatEventNAT_ANSWERED)}
-	record.At = ahead.Add(time.Duration(r.TimeNs))
+	record.At = origin.Add(time.Duration(r.TimeNs))
 	record.Tracked = Tracked{
 		Netns:          Netns(r.Netns),
 		NetnsID:        -1,

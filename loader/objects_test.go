@@ -118,6 +118,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 			return egress, err
 		}},
+		{"dns", func(testing.TB) (io.Closer, error) { return OpenDNS(DNSConfig{}) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			enterFreshNetns(t)

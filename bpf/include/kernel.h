@@ -68,6 +68,15 @@ enum {
 
 enum {
 	BPF_RB_NO_WAKEUP = 1,
+	BPF_RB_FORCE_WAKEUP = 2,
+};
+
+enum {
+	BPF_RB_AVAIL_DATA = 0,
+};
+
+enum {
+	BPF_RINGBUF_HDR_SZ = 8,
 };
 
 enum bpf_hdr_start_off {
@@ -106,6 +115,8 @@ struct __sk_buff {
 	__u64 tstamp;
 	__u32 wire_len;
 	__u32 gso_segs;
+	__u64 sk;
+	__u32 gso_size;
 };
 
 struct bpf_map;
@@ -143,6 +154,25 @@ struct ipv6hdr {
 	__u8 hop_limit;
 	__u8 saddr[16];
 	__u8 daddr[16];
+};
+
+struct udphdr {
+	__be16 source;
+	__be16 dest;
+	__be16 len;
+	__u16 check;
+};
+
+struct tcphdr {
+	__be16 source;
+	__be16 dest;
+	__be32 seq;
+	__be32 ack_seq;
+	__u8 reserved : 4, doff : 4;
+	__u8 flags;
+	__be16 window;
+	__u16 check;
+	__be16 urg_ptr;
 };
 
 struct arp_ipv4 {
@@ -241,6 +271,7 @@ struct sock_cgroup_data___word {
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+	__u16 sk_type;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
