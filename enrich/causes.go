@@ -242,6 +242,12 @@ var policyCauses = []cause{
 	},
 }
 
+// noListener is that no socket is there for what came.
+var noListener = []rule{
+	reason("NO_SOCKET"),
+	reasonless("tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv"),
+}
+
 // applicationCauses are of those who listen, or do not.
 var applicationCauses = []cause{
 	{
@@ -252,12 +258,15 @@ var applicationCauses = []cause{
 		),
 	},
 	{
+		Cause: Cause{"resolver-nat-lost", KindFault, "a container's question to the engine's resolver that nobody took: its rules (port 53) or its socket are gone"},
+		rules: where((*scene).isForResolver, noListener...),
+	},
+	{
 		Cause: Cause{"no-listener", KindApplication, "nobody listens on the port or for the protocol"},
-		rules: []rule{
-			reason("NO_SOCKET", "IP_NOPROTO"),
-			reasonless("tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv",
-				"ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
-		},
+		rules: slices.Concat(noListener, []rule{
+			reason("IP_NOPROTO"),
+			reasonless("ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
+		}),
 		uncounted: (*scene).mayBeInvalid,
 	},
 	{

@@ -44,6 +44,24 @@ func kernelCases() []causeCase {
 		alpha.StartedAt = w.now
 		w.PutContainer(alpha)
 	}
+	toResolver := func(reason, function string, protocol uint8, port uint16) lost {
+		return dropped(reason, function).from("127.0.0.1").to("127.0.0.11").in(alphaPort).port(protocol, port)
+	}
+	sidecarJoins := func(w *world) {
+		sidecar := w.container("sidecar")
+		sidecar.NetworkMode = "container:" + idOf("alpha")
+		w.PutContainer(sidecar)
+	}
+	alphaOnDefaultBridge := func(w *world) {
+		alpha := w.live("alpha").Container
+		alpha.Endpoints[0].Network = "bridge"
+		w.PutContainer(alpha)
+	}
+	alphaOnNone := func(w *world) {
+		alpha := w.live("alpha").Container
+		alpha.Endpoints, alpha.NetworkMode = nil, "none"
+		w.PutContainer(alpha)
+	}
 	alphaEnds := func(w *world) { w.ContainerDied(idOf("alpha")) }
 	return []causeCase{
 		{"forwarding off", nil, out("IP_INADDRERRORS", "ip_error"), "ip-forward-off", "alpha"},
@@ -176,6 +194,17 @@ func kernelCases() []causeCase {
 		{"somebody's tc program, before 5.17", nil, across("", "__netif_receive_skb_core"), "foreign-program", "alpha"},
 		{"a security module", nil, inside("SECURITY_HOOK", "tcp_v4_rcv"), "security-policy", "beta"},
 
+		{"the resolver's rules are lost", nil, toResolver("NO_SOCKET", "__udp4_lib_rcv", unix.IPPROTO_UDP, 53), "resolver-nat-lost", "alpha"},
+		{"the resolver's rules are lost, TCP", nil, toResolver("NO_SOCKET", "tcp_v4_rcv", unix.IPPROTO_TCP, 53), "resolver-nat-lost", "alpha"},
+		{"the resolver's socket is gone", nil, toResolver("NO_SOCKET", "udp_rcv", unix.IPPROTO_UDP, 40123), "resolver-nat-lost", "alpha"},
+		{"the same, before 5.17", nil, toResolver("", "__udp4_lib_rcv", unix.IPPROTO_UDP, 40123), "resolver-nat-lost", "alpha"},
+		{"the same, TCP, before 5.17", nil, toResolver("", "tcp_v4_rcv", unix.IPPROTO_TCP, 40123), "resolver-nat-lost", "alpha"},
+		{"the same, of a container in another's namespace", sidecarJoins, toResolver("NO_SOCKET", "__udp4_lib_rcv", unix.IPPROTO_UDP, 53), "resolver-nat-lost", "alpha"},
+		{"its buffer is full", nil, toResolver("SOCKET_RCVBUFF", "__udp_enqueue_schedule_skb", unix.IPPROTO_UDP, 40123), "rcvbuf", "alpha"},
+		{"where there is no resolver", alphaOnDefaultBridge, toResolver("NO_SOCKET", "__udp4_lib_rcv", unix.IPPROTO_UDP, 53), "no-listener", "alpha"},
+		{"without a network", alphaOnNone, toResolver("NO_SOCKET", "__udp4_lib_rcv", unix.IPPROTO_UDP, 53), "no-listener", "alpha"},
+		{"on the host", nil, dropped("NO_SOCKET", "__udp4_lib_rcv").from("127.0.0.1").to("127.0.0.11").by(1, 1).port(unix.IPPROTO_UDP, 53), "no-listener", ""},
+		{"a container's own port on loopback", nil, dropped("NO_SOCKET", "__udp4_lib_rcv").from("127.0.0.1").to("127.0.0.1").in(alphaPort).port(unix.IPPROTO_UDP, 53), "no-listener", "alpha"},
 		{"closed port", nil, inside("NO_SOCKET", "__udp4_lib_rcv"), "no-listener", "beta"},
 		{"closed port, TCP, before 5.17", nil, inside("", "tcp_v4_rcv"), "no-listener", "beta"},
 		{"closed port, UDP, before 5.17", nil, inside("", "__udp4_lib_rcv"), "no-listener", "beta"},

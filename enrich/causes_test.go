@@ -267,7 +267,7 @@ var kinds = map[Kind][]string{
 		"filtered", "link-down", "foreign-program", "rp-filter", "no-route", "ip-forward-off", "localnet", "hairpin", "dead-endpoint", "neigh-queue",
 		"neigh-overflow", "mtu-route", "mtu-bridge", "ttl-loop", "csum-offload", "v6-disabled", "veth-down", "cpu-backlog", "qdisc",
 		"fragment-lost", "forward-policy-drop", "conntrack-full", "no-memory", "unknown", "snat-exhaustion", "dns-5s-race",
-		"ct-invalid-rst",
+		"ct-invalid-rst", "resolver-nat-lost",
 	},
 	KindPolicy: {
 		"icc-false", "internal-net", "isolation-between-bridges", "direct-route-drop", "unpublished-port", "host-firewall",

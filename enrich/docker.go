@@ -150,6 +150,8 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 		case <-d.state.swarmWanted:
 			d.listSwarm(ctx)
 			d.hooks.Changed()
+		case <-d.state.tasks.wanted:
+			d.listTasks(ctx)
 		case err := <-stream.Err:
 			return true, fmt.Errorf("follow docker events: %w", err)
 		case <-relist.C:
@@ -341,8 +343,14 @@ func (d *Docker) handleContainer(ctx context.Context, e events.Message) {
 	case events.ActionCreate:
 		d.state.SketchContainer(sketch(e))
 		d.refresh(ctx, id)
+	case events.ActionKill:
+		d.state.ContainerSignalled(id)
 	case events.ActionStart, events.ActionRename, events.ActionUpdate:
 		d.refresh(ctx, id)
+	default:
+		if strings.HasPrefix(string(e.Action), string(events.ActionHealthStatus)) {
+			d.refresh(ctx, id)
+		}
 	}
 }
 

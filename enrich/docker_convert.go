@@ -52,11 +52,15 @@ func attachments(all []container.Summary) map[string][]Endpoint {
 // newListed is what the list of containers says of one: no process and no namespace.
 func newListed(c container.Summary) Container {
 	out := Container{ID: c.ID, Image: c.Image, Labels: c.Labels, NetworkMode: c.HostConfig.NetworkMode, Running: true}
+	if c.Health != nil {
+		out.Health = newHealth(c.Health.Status)
+	}
 	if len(c.Names) > 0 {
 		out.Name = strings.TrimPrefix(c.Names[0], "/")
 	}
 	if c.NetworkSettings != nil {
 		out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
+		nameEndpoints(&out)
 	}
 	for _, p := range c.Ports {
 		if p.PublicPort != 0 {
@@ -68,17 +72,22 @@ func newListed(c container.Summary) Container {
 }
 
 func newContainer(c container.InspectResponse) Container {
-	out := Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/")}
+	out := Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), ResolvConfPath: c.ResolvConfPath}
 	if c.Config != nil {
 		out.Image = c.Config.Image
 		out.Labels = c.Config.Labels
+		out.Hostname, out.Domain = c.Config.Hostname, c.Config.Domainname
 	}
 	if c.HostConfig != nil {
 		out.NetworkMode = string(c.HostConfig.NetworkMode)
+		out.DNSServers, out.DNSSearch, out.DNSOptions = c.HostConfig.DNS, c.HostConfig.DNSSearch, c.HostConfig.DNSOptions
 	}
 	if c.State != nil {
 		out.PID = c.State.Pid
 		out.Running = c.State.Running
+		if health := c.State.Health; health != nil {
+			out.Health = newHealth(health.Status)
+		}
 		// Zero, in year 1, for a container that never ran.
 		if started, err := time.Parse(time.RFC3339Nano, c.State.StartedAt); err == nil && started.Year() > 1 {
 			out.StartedAt = started
@@ -89,11 +98,22 @@ func newContainer(c container.InspectResponse) Container {
 	}
 	out.SandboxKey = c.NetworkSettings.SandboxKey
 	out.Endpoints = newEndpoints(c.NetworkSettings.Networks)
+	nameEndpoints(&out)
 	out.Published = newPorts(c.NetworkSettings.Ports)
 	if c.HostConfig != nil {
 		linkDefaultBridge(out.Endpoints, c.HostConfig.Links)
 	}
 	return out
+}
+
+// healthy is the Health of a container whose health check finds it well.
+const healthy = string(container.Healthy)
+
+func newHealth(status container.HealthStatus) string {
+	if status == container.NoHealthcheck {
+		return ""
+	}
+	return string(status)
 }
 
 func newEndpoints(networks map[string]*network.EndpointSettings) (endpoints []Endpoint) {
@@ -107,6 +127,10 @@ func newEndpoints(networks map[string]*network.EndpointSettings) (endpoints []En
 
 func newEndpoint(name string, e *network.EndpointSettings) Endpoint {
 	out := Endpoint{NetworkID: e.NetworkID, Network: name, Links: linked(e.Links)}
+	out.Names = e.DNSNames
+	if len(out.Names) == 0 {
+		out.Names = slices.Clone(e.Aliases)
+	}
 	copy(out.MAC[:], e.MacAddress)
 	for _, a := range []netip.Addr{e.IPAddress, e.GlobalIPv6Address} {
 		if a.IsValid() && !a.IsUnspecified() {
@@ -114,6 +138,26 @@ func newEndpoint(name string, e *network.EndpointSettings) Endpoint {
 		}
 	}
 	return out
+}
+
+// shortID is how many digits of its ID the engine's resolver serves as a container's name.
+const shortID = 12
+
+// nameEndpoints completes what a container is called on its networks. Engines before 25 leave out its name and list as
+// aliases what they add to those that were asked for: the short ID and the host name. Newer ones list all as DNSNames.
+func nameEndpoints(c *Container) {
+	for i := range c.Endpoints {
+		e := &c.Endpoints[i]
+		if !container.NetworkMode(e.Network).IsUserDefined() {
+			e.Names = nil
+			continue
+		}
+		for _, name := range []string{c.Name, c.ID[:min(shortID, len(c.ID))]} {
+			if name != "" && !slices.Contains(e.Names, name) {
+				e.Names = append(e.Names, name)
+			}
+		}
+	}
 }
 
 // defaultBridge is the name of the network of containers that chose none. Its links are the container's; those of other

@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -236,6 +237,53 @@ func TestNetworkOptions(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Engines say in two places what their resolver serves: from 1.45 on all of it as DNSNames, before as aliases without the
+// container's own name.
+func TestServedNames(t *testing.T) {
+	for _, version := range engineVersions {
+		t.Run(version, func(t *testing.T) {
+			e := newEngineOf(t, version)
+			e.change(func() {
+				db := e.find("shop-db-1")
+				at(db, "Config")["Hostname"], at(db, "Config")["Domainname"] = "dbhost", "corp.test"
+				host := at(db, "HostConfig")
+				host["Dns"], host["DnsSearch"], host["DnsOptions"] = []any{"192.0.2.53"}, []any{"a.test"}, []any{"ndots:2"}
+				at(db, "NetworkSettings", "Networks", "shop_default")["Aliases"] = []any{"database", "c0c86e53f526", "dbhost"}
+				if version != "1.41" {
+					at(db, "NetworkSettings", "Networks", "shop_default")["Aliases"] = []any{"database"}
+					at(db, "NetworkSettings", "Networks", "shop_default")["DNSNames"] = []any{"shop-db-1", "database", "c0c86e53f526", "dbhost"}
+				}
+			})
+			s := follow(t, e)
+			s.wantStatus(true)
+			got := make(map[string][]string)
+			for _, c := range s.Inventory().Containers {
+				for _, endpoint := range c.Endpoints {
+					got[c.Name+" on "+endpoint.Network] = slices.Sorted(slices.Values(endpoint.Names))
+				}
+			}
+			want := map[string][]string{
+				"shop-db-1 on shop_default": {"c0c86e53f526", "database", "dbhost", "shop-db-1"},
+				"jolly_wozniak on bridge":   nil, "router on host": nil, "m1 on lan": {"ca0df2c95aa1", "m1"},
+				"app_web.2.llzn6b35dfiq0v9gcz1dod1xc on app_backend":                         {"app_web.2.llzn6b35dfiq0v9gcz1dod1xc", "b1fd67ebe325"},
+				"app_log.gg9smtd7vp27wabyylj4qb3vj.09kq6wxydog149luo17t0g487 on app_backend": {"9e2ab981f890", "app_log.gg9smtd7vp27wabyylj4qb3vj.09kq6wxydog149luo17t0g487"},
+			}
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			db := s.live("shop-db-1")
+			own := []any{db.Hostname, db.Domain, db.DNSServers, db.DNSSearch, db.DNSOptions}
+			wantOwn := []any{"dbhost", "corp.test", []netip.Addr{netip.MustParseAddr("192.0.2.53")}, []string{"a.test"}, []string{"ndots:2"}}
+			if diff := cmp.Diff(wantOwn, own, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Errorf("its own (-want +got):\n%s", diff)
+			}
+			if want := "/var/lib/docker/containers/" + db.ID + "/resolv.conf"; db.ResolvConfPath != want {
+				t.Errorf("resolv.conf is at %q, want %q", db.ResolvConfPath, want)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ package enrich
 import (
 	"context"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,9 +25,20 @@ const swarmPause = 10 * time.Second
 
 // Service is what a Swarm manager says of a service. Others do not know.
 type Service struct {
+	ID     string
 	Name   string // with its stack's
 	Labels map[string]string
 	Mesh   []MeshPort
+	// Networks are those that its tasks are on, without the routing mesh's.
+	Networks []ServiceNetwork
+	Running  int // tasks in the whole Swarm, when the engine was last asked
+}
+
+// ServiceNetwork is a service's place on a network.
+type ServiceNetwork struct {
+	NetworkID string
+	Aliases   []string   // names that the engine's resolver serves there beside the service's own
+	VIP       netip.Addr // its virtual address there; not valid: its tasks' addresses are served
 }
 
 // MeshPort is a port of every node of the Swarm that the routing mesh publishes for a service.
@@ -66,7 +78,7 @@ func (d *Docker) findIngressSandbox(ctx context.Context) {
 func (d *Docker) listServices(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	result, err := d.api.ServiceList(ctx, client.ServiceListOptions{})
+	result, err := d.api.ServiceList(ctx, client.ServiceListOptions{Status: true})
 	if err == nil || errdefs.IsUnavailable(err) { // the latter: this is a worker
 		d.state.SetServices(newServices(result.Items))
 	}
@@ -75,7 +87,7 @@ func (d *Docker) listServices(ctx context.Context) {
 func newServices(listed []swarm.Service) []Service {
 	services := make([]Service, 0, len(listed))
 	for _, s := range listed {
-		service := Service{Name: s.Spec.Name, Labels: s.Spec.Labels}
+		service := Service{ID: s.ID, Name: s.Spec.Name, Labels: s.Spec.Labels}
 		for _, p := range s.Endpoint.Ports {
 			// Engines do not always say which mode, if it is the usual one.
 			if mode := p.PublishMode; p.PublishedPort != 0 && p.PublishedPort < 1<<16 && mode != swarm.PortConfigPublishModeHost {
@@ -83,10 +95,27 @@ func newServices(listed []swarm.Service) []Service {
 				service.Mesh = append(service.Mesh, MeshPort{uint16(p.PublishedPort), protocol})
 			}
 		}
+		service.Networks = newServiceNetworks(&s)
+		if s.ServiceStatus != nil {
+			service.Running = int(min(s.ServiceStatus.RunningTasks, math.MaxInt32))
+		}
 		services = append(services, service)
 	}
 	slices.SortFunc(services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
 	return services
+}
+
+func newServiceNetworks(s *swarm.Service) (networks []ServiceNetwork) {
+	for _, n := range s.Spec.TaskTemplate.Networks {
+		at := ServiceNetwork{NetworkID: n.Target, Aliases: n.Aliases}
+		for _, vip := range s.Endpoint.VirtualIPs {
+			if vip.NetworkID == n.Target {
+				at.VIP = vip.Addr.Addr().Unmap()
+			}
+		}
+		networks = append(networks, at)
+	}
+	return networks
 }
 
 // SetIngressSandbox says which address on docker_gwbridge the routing mesh has on this node; the zero one: none is known.
@@ -114,8 +143,10 @@ func (s *State) SetServices(services []Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.services = services
+	s.tasks.keep(services)
 	s.ingressPorts = make(map[ingressPort]Identity)
 	s.pending.nat.endpoints.outdate()
+	s.pending.dns.names.outdate()
 	for i := range services {
 		for _, p := range services[i].Mesh {
 			s.ingressPorts[ingressPort(p)] = services[i].identity()

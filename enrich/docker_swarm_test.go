@@ -225,3 +225,29 @@ func TestSwarmIsAskedOncePerBurst(t *testing.T) {
 		t.Errorf("asked %d times for %d events", got, events)
 	}
 }
+
+// Names are served on the networks of a service's tasks, and the manager counts those that run.
+func TestSwarmServiceNetworks(t *testing.T) {
+	e := newEngine(t, "1.41")
+	e.answerSwarm(&swarmAnswers{gatewayBridge: gatewayBridgeNetwork, services: `[
+{"ID":"9sj9rnztb1tlk2xxuopw10l2c","Spec":{"Name":"shop_front","TaskTemplate":{"Networks":[
+  {"Target":"p2snfwmu4td68t09iggs8j6fv","Aliases":["front"]},{"Target":"zq0"}]},"EndpointSpec":{"Mode":"vip"}},
+ "Endpoint":{"Spec":{"Mode":"vip"},"VirtualIPs":[{"NetworkID":"p2snfwmu4td68t09iggs8j6fv","Addr":"10.0.1.2/24"},{"NetworkID":"ingress","Addr":"10.0.0.3/24"}]},
+ "ServiceStatus":{"RunningTasks":2,"DesiredTasks":3}},
+{"ID":"8lsyu1kgoxjs56kebzv1gok5y","Spec":{"Name":"rr","TaskTemplate":{},"EndpointSpec":{"Mode":"dnsrr"}},"Endpoint":{"Spec":{}}}]`})
+	s := follow(t, e)
+	s.wantStatus(true)
+	want := []Service{
+		{ID: "8lsyu1kgoxjs56kebzv1gok5y", Name: "rr"},
+		{ID: "9sj9rnztb1tlk2xxuopw10l2c", Name: "shop_front", Running: 2, Networks: []ServiceNetwork{
+			{NetworkID: "p2snfwmu4td68t09iggs8j6fv", Aliases: []string{"front"}, VIP: netip.MustParseAddr("10.0.1.2")}, {NetworkID: "zq0"},
+		}},
+	}
+	var got []Service
+	for _, service := range s.Inventory().Services {
+		got = append(got, service.Service)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

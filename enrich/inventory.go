@@ -19,9 +19,18 @@ type Container struct {
 	SandboxKey  string // path of its network namespace
 	PID         int    // of its first process, 0: not running
 	Running     bool
+	Health      string // as its health check says: starting, healthy or unhealthy; "": it has none
 	StartedAt   time.Time
 	Endpoints   []Endpoint
 	Published   []PublishedPort
+
+	Hostname       string // as it calls itself; of one that shares another's namespace, or the host's, it is that one's
+	Domain         string // behind the host name; "" for most
+	ResolvConfPath string // of its resolv.conf, on the host
+	// What it was started with about name resolution, nil where that is left to the engine.
+	DNSServers []netip.Addr
+	DNSSearch  []string
+	DNSOptions []string
 }
 
 // PublishedPort is a port of the host that leads to a container.
@@ -38,6 +47,9 @@ type Endpoint struct {
 	MAC       [6]byte
 	Addresses []netip.Addr
 	Links     []string // names of the containers that legacy links lead to
+	// Names are those under which the engine's resolver finds it there: its own, aliases, its short ID, its host name. None on
+	// networks that the engine made, where it serves no names. A Swarm service's are not among them.
+	Names []string
 }
 
 // Network is what the engine says of a network.
@@ -98,8 +110,13 @@ type member struct {
 
 	netnsID int       // number of its namespace as links name it, -1: not known
 	died    time.Time // zero while it lives
+	joined  time.Time // when what it is called on which networks changed last while it was known; zero: it did not
+	healthy time.Time // when its health check first said so, as far as was heard; zero: it has none, or is not
 	seen    time.Time // when it was last heard of
 	sketch  bool      // known from an event only: name and labels, no endpoints
+
+	stopping bool     // it was sent a signal since it was started
+	search   []string // of DNSSearch, what resolvers take
 }
 
 func (m *member) alive() bool { return m.died.IsZero() }
@@ -118,6 +135,15 @@ func (m *member) die(now time.Time) {
 // has tells whether an address is the container's own on one of its networks.
 func (m *member) has(address netip.Addr) bool {
 	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool { return slices.Contains(e.Addresses, address) })
+}
+
+// sameNames tells whether endpoints are on the same networks and under the same names, in whatever order.
+func sameNames(a, b []Endpoint) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(e Endpoint) bool {
+		return !slices.ContainsFunc(b, func(f Endpoint) bool {
+			return e.NetworkID == f.NetworkID && slices.Equal(e.Names, f.Names)
+		})
+	})
 }
 
 func (m *member) hasMAC(mac [6]byte) bool {

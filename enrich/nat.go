@@ -79,15 +79,8 @@ type Translation struct {
 	Scope       Scope
 	ContainerID string
 	Kind        NATKind
-	Published   bool      // it goes to a published port: there is an attempt of it
-	ServedBy    *NATOwner // the container that it leads to, if that is another one; nil: none that is known
-}
-
-// NATOwner is the container that a connection is of, or its service.
-type NATOwner struct {
-	Service     string `json:"service,omitempty"`
-	Container   string `json:"container,omitempty"`
-	ContainerID string `json:"container_id,omitempty"`
+	Published   bool   // it goes to a published port: there is an attempt of it
+	ServedBy    *Owner // the container that it leads to, if that is another one; nil: none that is known
 }
 
 // PublishedConnection is a connection to a published port of the host, or an attempt at one.
@@ -146,7 +139,7 @@ type NATRow struct {
 	// Seen is the source that whoever answers sees. Port 0 of a protocol with ports: it is not known.
 	Seen      netip.AddrPort `json:"seen,omitzero"`
 	Server    netip.AddrPort `json:"server,omitzero"`            // who answers
-	ServedBy  *NATOwner      `json:"server_container,omitempty"` // the container that answers another one's
+	ServedBy  *Owner         `json:"server_container,omitempty"` // the container that answers another one's
 	Port      uint16         `json:"published_port,omitempty"`   // 0: it is none to a published port
 	From      Client         `json:"client_kind,omitempty"`
 	Lost      bool           `json:"source_address_lost"` // the container behind a published port does not see the client

@@ -255,12 +255,12 @@ func (s *State) translation(p *placed) Translation {
 }
 
 // servedBy finds the container that another one's connection leads to, as where a rule masquerades between two networks.
-func (s *State) servedBy(p *placed) *NATOwner {
+func (s *State) servedBy(p *placed) *Owner {
 	m := s.memberByAddress(p.Reply.Source.Addr())
 	if m == nil || !m.alive() || m == p.owner {
 		return nil
 	}
-	return &NATOwner{Service: m.Service, Container: m.Identity.Container, ContainerID: m.ID}
+	return &Owner{Service: m.Service, Container: m.Identity.Container, ContainerID: m.ID}
 }
 
 // networkOf names the network of the end that belongs to the owner.

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,9 +19,6 @@ const sideShare = 8
 
 // defaultNATRows is how many rows of a sort a table has unless told otherwise.
 const defaultNATRows = 4096
-
-// minIDPrefix is how much of a container's ID finds it, if it is the only one.
-const minIDPrefix = 4
 
 // NATTable holds the latest translated connections, and those that a proxy carries to published ports. None of its sorts pushes
 // out another. Its methods may be called concurrently.
@@ -60,37 +56,17 @@ func (f *NATFilter) matches(row *NATRow) bool {
 }
 
 func (f *NATFilter) names(row *NATRow) bool {
-	return f.Names(row.owner()) || row.ServedBy != nil && f.Names(*row.ServedBy)
+	return f.Names(row.Owner()) || row.ServedBy != nil && f.Names(*row.ServedBy)
 }
 
 // Names tells whether the filter's Container is meant by a container's names or ID.
-func (f *NATFilter) Names(o NATOwner) bool {
-	name := f.Container
-	return name == "" || name == o.Container || name == o.Service || name == o.ContainerID
-}
+func (f *NATFilter) Names(o Owner) bool { return o.is(f.Container) }
 
 // Resolve puts the whole ID in place of the beginning of one, if it is of one of these containers alone and none of them is
 // called so. It tells whether any is meant.
-func (f *NATFilter) Resolve(all iter.Seq[NATOwner]) (known bool) {
-	whole, several := "", false
-	for o := range all {
-		if f.Names(o) {
-			return true
-		}
-		if isIDPrefix(f.Container) && strings.HasPrefix(o.ContainerID, f.Container) {
-			several = several || whole != "" && whole != o.ContainerID
-			whole = o.ContainerID
-		}
-	}
-	if whole == "" || several {
-		return f.Container == ""
-	}
-	f.Container = whole
-	return true
-}
-
-func isIDPrefix(text string) bool {
-	return len(text) >= minIDPrefix && strings.Trim(text, "0123456789abcdef") == ""
+func (f *NATFilter) Resolve(all iter.Seq[Owner]) (known bool) {
+	f.Container, known = resolveOwner(f.Container, all)
+	return known
 }
 
 // Rows returns what the filter chooses, most recent first.
@@ -100,14 +76,14 @@ func (t *NATTable) Rows(filter NATFilter) []NATRow {
 }
 
 // Find returns what the filter chooses, most recent first, lookups only if they are wanted, and what is not known of that.
-func (t *NATTable) Find(filter NATFilter, lookups bool) ([]NATRow, NATGaps) {
+func (t *NATTable) Find(filter NATFilter, lookups bool) ([]NATRow, Gaps) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	gaps := NATGaps{Unknown: !filter.Resolve(t.owners)}
+	gaps := Gaps{Unknown: !filter.Resolve(t.owners)}
 	var rows []NATRow
 	for _, ring := range t.ringsOf(&filter, lookups) {
 		rows = ring.choose(&filter, rows)
-		gaps.note(ring)
+		gaps.note(ring.evicted, len(ring.index), ring.oldest())
 	}
 	slices.SortStableFunc(rows, func(a, b NATRow) int { return b.Time.Compare(a.Time) })
 	if filter.Limit > 0 && len(rows) > filter.Limit {
@@ -116,30 +92,11 @@ func (t *NATTable) Find(filter NATFilter, lookups bool) ([]NATRow, NATGaps) {
 	return rows, gaps
 }
 
-// NATGaps is what a table does not know of what it was asked for.
-type NATGaps struct {
-	Evicted uint64    `json:"evicted,omitempty"` // connections of these sorts that have been pushed out by later ones
-	Kept    int       `json:"kept,omitempty"`    // how many are there of the sorts that this happened to
-	Oldest  time.Time `json:"oldest,omitzero"`   // of those: since then none is missing
-	Unknown bool      `json:"unknown,omitempty"` // nobody in the table is called so
-}
-
-func (g *NATGaps) note(ring *natRing) {
-	if ring.evicted == 0 {
-		return
-	}
-	g.Evicted += ring.evicted
-	g.Kept += len(ring.index)
-	if oldest := ring.oldest(); oldest.After(g.Oldest) {
-		g.Oldest = oldest
-	}
-}
-
 // owners yields those whom the rows are of, many of them often.
-func (t *NATTable) owners(yield func(NATOwner) bool) {
+func (t *NATTable) owners(yield func(Owner) bool) {
 	for _, ring := range []*natRing{&t.outgoing, &t.lost, &t.kept, &t.lookups} {
 		for i := range ring.rows {
-			if row := &ring.rows[i]; !yield(row.owner()) || row.ServedBy != nil && !yield(*row.ServedBy) {
+			if row := &ring.rows[i]; !yield(row.Owner()) || row.ServedBy != nil && !yield(*row.ServedBy) {
 				return
 			}
 		}
@@ -297,8 +254,8 @@ func newNATRow(e *loader.NATEvent, identity Identity, id string) NATRow {
 	}
 }
 
-// owner is whom the row is of.
-func (r *NATRow) owner() NATOwner { return NATOwner{r.Service, r.Container, r.ContainerID} }
+// Owner is whom the row is of.
+func (r *NATRow) Owner() Owner { return Owner{r.Service, r.Container, r.ContainerID} }
 
 // publish notes what is known of a row as a connection to a published port. What nothing translates is lost by whoever carries
 // it: by nobody, as long as nobody answers or passes it on.

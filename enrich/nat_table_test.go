@@ -269,7 +269,7 @@ func TestNATTableKeepsSortsApart(t *testing.T) {
 	w.wait(patience + time.Second)
 	table.Add(w.AttributeNAT(loader.NATNews{})) // what is nobody's has waited for somebody
 	_, gaps := table.Find(NATFilter{}, true)
-	if diff := cmp.Diff(NATGaps{}, gaps); diff != "" {
+	if diff := cmp.Diff(Gaps{}, gaps); diff != "" {
 		t.Errorf("before anything is pushed out (-want +got):\n%s", diff)
 	}
 	var later time.Time
@@ -287,17 +287,17 @@ func TestNATTableKeepsSortsApart(t *testing.T) {
 		table.Add(w.AttributeNAT(news))
 		w.wait(time.Second)
 	}
-	published := NATGaps{Evicted: 19 * size, Kept: size, Oldest: later}
-	all := NATGaps{Evicted: 19*size + 9*size, Kept: 2 * size, Oldest: later}
+	published := Gaps{Evicted: 19 * size, Kept: size, Oldest: later}
+	all := Gaps{Evicted: 19*size + 9*size, Kept: 2 * size, Oldest: later}
 	for _, tc := range []struct {
 		name   string
 		filter NATFilter
 		rows   int
-		want   NATGaps
+		want   Gaps
 	}{
-		{"lost", NATFilter{Lost: true}, 2, NATGaps{}},
-		{"lost of a container", NATFilter{Lost: true, Container: "alpha"}, 2, NATGaps{}},
-		{"lost of nobody", NATFilter{Lost: true, Container: "nobody"}, 0, NATGaps{Unknown: true}},
+		{"lost", NATFilter{Lost: true}, 2, Gaps{}},
+		{"lost of a container", NATFilter{Lost: true, Container: "alpha"}, 2, Gaps{}},
+		{"lost of nobody", NATFilter{Lost: true, Container: "nobody"}, 0, Gaps{Unknown: true}},
 		{"published", NATFilter{Port: 8080}, size + 2, published},
 		{"all", NATFilter{}, 2*size + 3, all},
 		{"outgoing", NATFilter{Container: "gamma"}, size, all},
@@ -320,7 +320,7 @@ func TestNATTableKeepsSortsApart(t *testing.T) {
 		flood.Opened[i].At = began
 	}
 	table.Add(w.AttributeNAT(flood))
-	want := NATGaps{Evicted: 2*size + 2, Kept: size, Oldest: began}
+	want := Gaps{Evicted: 2*size + 2, Kept: size, Oldest: began}
 	if _, gaps := table.Find(NATFilter{Lost: true}, false); gaps != want {
 		t.Errorf("lost ones push out lost ones: got %+v, want %+v", gaps, want)
 	}
@@ -372,7 +372,7 @@ func TestNATTableOfMasqueradedLoopback(t *testing.T) {
 
 // The beginning of an ID finds its container, unless somebody is called so, or several begin so.
 func TestNATFilterResolves(t *testing.T) {
-	all := []NATOwner{
+	all := []Owner{
 		{"", "one", "aaaa1" + idOf("x")[5:]}, {"", "two", "aaaa2" + idOf("x")[5:]}, {"", "two", "aaaa2" + idOf("x")[5:]},
 		{"cafe", "cafe.1", "bbbb" + idOf("x")[4:]}, {"", "other", "cafe" + idOf("x")[4:]},
 	}

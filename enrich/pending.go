@@ -28,6 +28,7 @@ type pending struct {
 	flows []waiting[loader.Flow]
 	drops []waiting[*lostPacket]
 	nat   natPending
+	dns   dnsPending
 }
 
 type waiting[R any] struct {

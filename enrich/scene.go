@@ -106,6 +106,12 @@ func (s *scene) isLinkLocal() bool {
 // isFromOwner tells what comes to a container from its own address.
 func (s *scene) isFromOwner() bool { return s.owner != nil && s.owner.has(s.drop.Source) }
 
+// isForResolver tells what a container sends to the engine's resolver, where there is one: on networks that somebody made.
+func (s *scene) isForResolver() bool {
+	return s.owner != nil && s.drop.Destination == resolver() &&
+		slices.ContainsFunc(s.owner.Endpoints, func(e Endpoint) bool { return e.Network != defaultBridge })
+}
+
 func (s *scene) isForOwner() bool { return s.owner != nil && s.owner.has(s.drop.Destination) }
 
 func (s *scene) isPlainMartian() bool { return !s.isLoopback() && !s.isFromOwner() }

@@ -5,6 +5,8 @@ package enrich
 import (
 	"slices"
 	"strings"
+
+	"github.com/bridgewatch/bridgewatch/loader"
 )
 
 // Inventory is what lives on the host at a moment.
@@ -16,6 +18,8 @@ type Inventory struct {
 	Services []LiveService
 	// Unstarted are the containers whose last start failed for want of a port of the host.
 	Unstarted []UnstartedContainer
+	// ResolvConf is the host's own, nil where it is not known.
+	ResolvConf *loader.ResolvConf
 }
 
 // LiveService is a Swarm service with its identity, which has neither a container nor a network.
@@ -29,13 +33,15 @@ type LiveContainer struct {
 	Container
 	Identity Identity
 	Networks []string // names, without those that have no device of the container's
+	// ResolvConf is its own, nil where it is not known.
+	ResolvConf *loader.ResolvConf
 }
 
 // Inventory returns all living containers and networks, sorted by name.
 func (s *State) Inventory() Inventory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	inventory := Inventory{Node: s.node, Unstarted: slices.Clone(s.unstarted)}
+	inventory := Inventory{Node: s.node, Unstarted: slices.Clone(s.unstarted), ResolvConf: s.resolvConf(ofHost)}
 	for i := range s.services {
 		inventory.Services = append(inventory.Services, LiveService{s.services[i], s.services[i].identity()})
 	}
@@ -60,7 +66,7 @@ func (s *State) Inventory() Inventory {
 }
 
 func (s *State) live(m *member) LiveContainer {
-	live := LiveContainer{Container: m.Container, Identity: m.Identity}
+	live := LiveContainer{Container: m.Container, Identity: m.Identity, ResolvConf: s.resolvConf(m.ID)}
 	live.Labels = s.labelsOf(m)
 	for _, e := range m.Endpoints {
 		if n := s.networks[e.NetworkID]; n != nil && (n.Bridge != "" || n.childOnly()) {

@@ -57,6 +57,7 @@ type State struct {
 	ingressSandbox netip.Addr
 	swarmWanted    chan struct{} // asks whoever follows the engine for what Swarm makes of this node
 	swarmAsked     time.Time
+	tasks          serviceTasks
 	// ingressPorts are the ports that the routing mesh publishes, with the services behind them. Only a manager can tell.
 	ingressPorts map[ingressPort]Identity
 	services     []Service // of the Swarm
@@ -115,6 +116,7 @@ func NewState(config Config) *State {
 		addresses:  make(map[netip.Addr]struct{}),
 
 		swarmWanted: make(chan struct{}, 1),
+		tasks:       newServiceTasks(),
 	}
 }
 
@@ -193,6 +195,17 @@ func (s *State) putContainer(c Container) {
 	if c.PID != m.PID {
 		m.netnsID = -1
 	}
+	if m.ID != "" && !sameNames(m.Endpoints, c.Endpoints) {
+		m.joined = s.config.Now()
+	}
+	switch {
+	case c.Health != healthy:
+		m.healthy = time.Time{}
+	case m.Health != healthy || !c.StartedAt.Equal(m.StartedAt):
+		m.healthy = s.config.Now()
+	}
+	m.stopping = m.stopping && c.StartedAt.Equal(m.StartedAt)
+	m.search = loader.SearchSuffixes(c.DNSSearch)
 	m.Container = c
 	m.sketch = false
 	m.seen = s.config.Now()
@@ -218,6 +231,16 @@ func (s *State) ContainerDied(id string) {
 	if m := s.members[id]; m != nil {
 		m.die(s.config.Now())
 		s.indexed = nil
+	}
+}
+
+// ContainerSignalled notes that a container was sent a signal, as it is to stop it.
+func (s *State) ContainerSignalled(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.members[id]; m != nil {
+		m.stopping = true
+		s.pending.dns.names.outdate()
 	}
 }
 

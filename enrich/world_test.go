@@ -113,6 +113,7 @@ func on(c Container, network, address string) Container {
 	c.NetworkMode = network
 	c.Endpoints = append(c.Endpoints, Endpoint{
 		NetworkID: idOf("network " + network), Network: network, MAC: macOf(a), Addresses: []netip.Addr{a},
+		Names: []string{c.Name, c.ID[:shortID]},
 	})
 	return c
 }
