@@ -83,3 +83,20 @@ func BenchmarkEvaluate(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkAddDNS takes in 1,000 lookups of 1,000 containers, both legs of each.
+func BenchmarkAddDNS(b *testing.B) {
+	var dns enrich.DNS
+	for i := range 1000 {
+		asked, up := lookup(enrich.ResolverEmbedded, "127.0.0.11", 1), lookup(enrich.ResolverUpstream, "192.0.2.53", 1)
+		asked.ContainerID = fmt.Sprintf("%064x", i)
+		up.ContainerID = asked.ContainerID
+		dns.Lookups = append(dns.Lookups, asked, up)
+	}
+	r := NewRecent()
+	b.ReportAllocs()
+	for b.Loop() {
+		r.AddDNS(dns, at(2))
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(dns.Lookups)), "ns/lookup")
+}

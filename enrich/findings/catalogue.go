@@ -22,6 +22,8 @@ func rules() []rule {
 		conntrackRules(),
 		conflictRules(),
 		inventoryRules(),
+		dnsRules(),
+		nameRules(),
 	)
 }
 

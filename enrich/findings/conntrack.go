@@ -118,18 +118,20 @@ const stalled = 3
 
 // racing finds containers whose queries got no entry, in the namespace where that was.
 func racing(v *View) []hit {
-	return v.losingWhile("entries not inserted",
+	return v.losingWhile(
 		func(l *Loss) bool { return l.Cause == "dns-5s-race" && v.enough(l.Packets, stalled) },
-		func(l *Loss) uint64 {
+		func(l *Loss) []Fact {
+			failed := v.Conntrack.InsertFailed
 			if l.Subject.Scope == enrich.ScopeContainer {
-				return v.Rises[l.Example.ContainerID].InsertFailed
+				failed = v.Rises[l.Example.ContainerID].InsertFailed
 			}
-			return v.Conntrack.InsertFailed
+			return slices.Concat(meanwhile("entries not inserted", failed),
+				meanwhile("lookups that waited and were asked again", v.stalls(l.Example.ContainerID)))
 		})
 }
 
-// losingWhile finds the containers whose losses are as wanted, and says by how much a counter has grown meanwhile.
-func (v *View) losingWhile(counter string, wanted func(*Loss) bool, grown func(*Loss) uint64) []hit {
+// losingWhile finds the containers whose losses are as wanted, and says what else there was.
+func (v *View) losingWhile(wanted func(*Loss) bool, also func(*Loss) []Fact) []hit {
 	var hits []hit
 	for i := range v.Losses {
 		l := &v.Losses[i]
@@ -137,12 +139,18 @@ func (v *View) losingWhile(counter string, wanted func(*Loss) bool, grown func(*
 			continue
 		}
 		h := v.lossHit(l)
-		if n := grown(l); n > 0 {
-			h.evidence = append(h.evidence, number(counter, float64(n), "in the last minute"))
-		}
+		h.evidence = append(h.evidence, also(l)...)
 		hits = append(hits, h)
 	}
 	return hits
+}
+
+// meanwhile is by how much a counter has grown within the Window; nothing if it has not.
+func meanwhile(counter string, n uint64) []Fact {
+	if n == 0 {
+		return nil
+	}
+	return []Fact{number(counter, float64(n), "in the last minute")}
 }
 
 // unused is longer than an entry lives that is not used: 30 s (nf_conntrack_udp_timeout) if it was never answered. It is also
@@ -218,12 +226,12 @@ func resetting(v *View) []hit {
 	for i := range v.Uses {
 		connections[v.Uses[i].ContainerID] += v.Uses[i].Connections
 	}
-	return v.losingWhile("packets invalid on the host",
+	return v.losingWhile(
 		func(l *Loss) bool {
 			return l.Cause == "ct-invalid-rst" && v.enough(l.Packets, perMinute) &&
 				l.Packets*lateShare >= connections[l.Example.ContainerID]
 		},
-		func(*Loss) uint64 { return v.Conntrack.Invalid })
+		func(*Loss) []Fact { return meanwhile("packets invalid on the host", v.Conntrack.Invalid) })
 }
 
 // leftovers is how many ends of connections within the Window somebody may ask about.

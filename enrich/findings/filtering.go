@@ -109,9 +109,9 @@ func filteringRules() []rule {
 				Title:   "A container on an internal network tries to reach something outside of it.",
 				Remedy:  "Internal networks lead nowhere by design. If the container needs the outside, attach it to a second network.",
 				Confirm: "docker network inspect -f '{{.Internal}}' {network}",
-				Basis:   "packets that came from an internal network's bridge, or were sent towards it, and that netfilter dropped; and the rise of OutNoRoutes in the namespace of a container on internal networks only: IPv4 packets that its own processes could not send",
+				Basis:   "packets that came from an internal network's bridge, or were sent towards it, and that netfilter dropped; and the rise of OutNoRoutes in the namespace of a container on internal networks only: IPv4 packets that its own processes could not send; and its lookups that the embedded resolver answered SERVFAIL",
 			},
-			find: unrouted("internal-net", true),
+			find: leavingInternal,
 		},
 		{
 			Definition: Definition{
@@ -184,6 +184,22 @@ func leaking(v *View) []hit {
 		}
 		facts := []Fact{number("packets untranslated", float64(l.Packets-l.Resets), "in the last minute")}
 		hits = append(hits, hit{subject: l.Subject, evidence: append(facts, v.leakFacts(l)...)})
+	}
+	return hits
+}
+
+// leavingInternal finds containers on internal networks that lose packets, cannot send them, or ask for names that only somebody
+// outside could know.
+func leavingInternal(v *View) []hit {
+	hits, running := unrouted("internal-net", true)(v), v.running()
+	for i := range v.DNS.Legs {
+		l := &v.DNS.Legs[i]
+		if !v.isSealed(l, running) || !v.enough(l.ServFail, perMinute) {
+			continue
+		}
+		h := v.dnsHit(l.Subject, l.ContainerID, l.Server, ofLookups("lookups that failed", l.ServFail, l))
+		h.fill["network"] = running[l.ContainerID].Endpoints[0].Network
+		hits = merge(hits, h)
 	}
 	return hits
 }

@@ -130,6 +130,7 @@ func healthy() View {
 			Identities: []enrich.EgressIdentity{{ContainerID: webID, Address: addr("192.168.1.5"), Connections: 100, Sharing: 5}},
 			Pressure:   []enrich.PortPressure{{Address: addr("192.168.1.5"), Destination: addrPort("203.0.113.7:443"), Protocol: 6, Used: 84, Limit: 100}},
 		},
+		DNS:            healthyDNS(),
 		RulesetChanged: start, RulesetChangedBy: "iptables",
 		Proxies: 99,
 		Config:  Config{UnusedAfter: time.Hour},

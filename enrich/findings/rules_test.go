@@ -39,7 +39,7 @@ func one(id string, subject Subject, confirm string, evidence ...Fact) []raised 
 func allCases() [][]ruleCase {
 	return [][]ruleCase{
 		filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), sourceCases(), conntrackCases(), conflictCases(),
-		inventoryCases(),
+		inventoryCases(), dnsCases(), nameCases(),
 	}
 }
 

@@ -31,6 +31,7 @@ type View struct {
 	Conntrack ConntrackRise // of the host's namespace
 	// NeighboursRefused is how often an entry of the kernel's neighbour tables was refused for want of room.
 	NeighboursRefused uint64
+	DNS               DNS
 
 	Tracking enrich.Tracking // what is in the host's table of tracked connections
 	// RulesetChanged is when the host's nftables rules were last changed, by whomever; zero: not since the agent started, or

@@ -57,6 +57,7 @@ type Recent struct {
 	addresses map[netip.Addr]time.Time     // of containers, and when they last had them
 	tables    [2]refusals                  // of neighbours, IPv4 and IPv6
 	conntrack conntrackEntry               // of the host
+	dns       dnsRecent
 }
 
 // NewRecent makes an empty one.
@@ -69,6 +70,7 @@ func NewRecent() *Recent {
 		unserved:  newBounded[askedKey, unservedEntry](maxUnserved),
 		listening: newBounded[string, listenEntry](maxNetns),
 		addresses: make(map[netip.Addr]time.Time),
+		dns:       newDNSRecent(),
 	}
 }
 
@@ -315,6 +317,7 @@ func (r *Recent) Fill(view *View) {
 	view.Unserved = r.unservedIn(view)
 	view.Conntrack = r.tracked(view)
 	view.NeighboursRefused = r.refused(view)
+	view.DNS = r.dns.view(view.Now)
 }
 
 // noteAddresses remembers who had which address within the Window.
@@ -426,18 +429,18 @@ func (r *Recent) refused(view *View) (sum uint64) {
 	return sum
 }
 
-// Overflow says how many packets, or connections and attempts at them, concerned somebody for whom there was no room, since
-// the start.
+// Overflow says how many packets, or connections and attempts at them, or lookups, concerned somebody for whom there was no
+// room, since the start.
 func (r *Recent) Overflow() []loader.Loss {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return []loader.Loss{
+	return append([]loader.Loss{
 		{Place: "recent_losses", Count: r.losses.rest},
 		{Place: "recent_leaks", Count: r.leaks.rest},
 		{Place: "recent_inbound", Count: r.inbound.rest},
 		{Place: "recent_uses", Count: r.uses.rest},
 		{Place: "recent_unserved", Count: r.unserved.rest},
-	}
+	}, r.dns.overflow()...)
 }
 
 // bounded is a table with room for so many keys. What is of another is counted as the rest.

@@ -321,6 +321,7 @@ func TestRecentIsBounded(t *testing.T) {
 		c := visited(enrich.UserlandProxy, "203.0.113.9:50000", "192.168.1.5:8080", 0)
 		c.Container, c.ContainerID = d.Container, d.Container
 		r.AddNAT(enrich.NAT{Attempts: []enrich.PublishedConnection{c}}, at(0))
+		r.AddDNS(crowded(d.Container), at(0))
 	}
 	known := dropped("filtered", webID, 100)
 	known.Container = "0"
@@ -346,6 +347,12 @@ func TestRecentIsBounded(t *testing.T) {
 		{Place: "recent_inbound", Count: 5 * uint64(many-maxInbound)},
 		{Place: "recent_uses", Count: uint64(many - maxUses)},
 		{Place: "recent_unserved", Count: uint64(many - maxUnserved)},
+		{Place: "recent_lookups", Count: uint64(2*many - maxLegs)},
+		{Place: "recent_servers", Count: uint64(many - maxServers)},
+		{Place: "recent_misnamed", Count: uint64(many - maxMisnamed)},
+		{Place: "recent_collisions", Count: uint64(many - maxCollisions)},
+		{Place: "recent_stale", Count: uint64(many - maxStale)},
+		{Place: "recent_truncated", Count: uint64(many - maxTruncated)},
 	}
 	if diff := cmp.Diff(want, r.Overflow()); diff != "" {
 		t.Errorf("overflow (-want +got):\n%s", diff)
