@@ -9,8 +9,9 @@ type Type int
 
 // The types.
 const (
-	Counter Type = iota // only grows
-	Gauge
+	Counter   Type = iota // only grows
+	Gauge                 // what is now
+	Histogram             // how many of what was observed were how large
 )
 
 // Family is a metric: a name and the labels that tell its series apart.
@@ -19,7 +20,8 @@ type Family struct {
 	Unit   string // as OpenTelemetry has it, in UCUM: By, s, or what is counted in braces. Never 1, which means a ratio
 	Help   string
 	Type   Type
-	Labels []string // in the order in which values are given
+	Labels []string  // in the order in which values are given
+	Bounds []float64 // of a histogram: the upper bounds of its buckets, in order, without infinity
 
 	Retired retirement
 }
@@ -29,17 +31,24 @@ type retirement int
 
 const (
 	never     retirement = iota
-	withOwner            // some time after the container whose identity it has; the identity's labels come first
+	withOwner            // some time after whose identity it has; the labels of that come first
 	whenIdle             // when nothing was added to it for some time
 )
 
 // identityLabels say whose a count is. They come first, in this order, in every family that has them.
 var identityLabels = []string{"stack", "service", "container", "network", "scope"}
 
+// serviceLabels do so in families that would have too many series with one for each container.
+var serviceLabels = []string{"stack", "service", "network", "scope"}
+
 // labelPort is a published port's number on the host.
 const labelPort = "published_port"
 
 func withIdentity(labels ...string) []string { return slices.Concat(identityLabels, labels) }
+
+// lookupBounds are those of the time that a lookup takes, in seconds: from what the engine knows itself to what only comes after
+// clients have asked again.
+var lookupBounds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
 // The families. Names and labels are a contract with dashboards and alerts: adding is free, changing breaks them.
 var (
@@ -97,6 +106,34 @@ var (
 		Help: "Ports to choose from towards the destination that has the most of them in use."}
 	rulesetChanges = &Family{Name: "bridgewatch_ruleset_changes_total", Unit: "{change}", Labels: []string{"scope"},
 		Help: "Changes of nftables rules, by whomever, with those of iptables-nft. Legacy iptables tells nobody."}
+
+	dnsQueries = &Family{Name: "bridgewatch_dns_queries_total", Unit: "{lookup}", Retired: withOwner, Labels: withIdentity("resolver", "qtype"),
+		Help: "DNS lookups that have ended, each once however often it was asked. A resolver is a leg: never sum over it."}
+	dnsResponses = &Family{Name: "bridgewatch_dns_responses_total", Unit: "{lookup}", Retired: withOwner, Labels: withIdentity("resolver", "rcode"),
+		Help: "DNS lookups that were answered."}
+	dnsTimeouts = &Family{Name: "bridgewatch_dns_timeouts_total", Unit: "{lookup}", Retired: withOwner, Labels: withIdentity("resolver"),
+		Help: "DNS lookups that nobody answered in time."}
+	dnsRetries = &Family{Name: "bridgewatch_dns_retries_total", Unit: "{query}", Retired: withOwner, Labels: withIdentity("resolver"),
+		Help: "How often DNS lookups were asked again."}
+	dnsTruncated = &Family{Name: "bridgewatch_dns_truncated_total", Unit: "{lookup}", Retired: withOwner, Labels: withIdentity("resolver"),
+		Help: "DNS lookups whose answer was too large for its datagram."}
+	dnsExpansions = &Family{Name: "bridgewatch_dns_search_expansions_total", Unit: "{lookup}", Retired: withOwner, Labels: withIdentity("resolver"),
+		Help: "DNS lookups that found nothing and were only made since their client puts search suffixes behind names."}
+	dnsOdd = &Family{Name: "bridgewatch_dns_odd_messages_total", Unit: "{message}", Retired: withOwner, Labels: withIdentity("resolver", "oddity"),
+		Help: "DNS messages that belong to no lookup."}
+	dnsDuration = &Family{Name: "bridgewatch_dns_lookup_duration_seconds", Unit: "s", Type: Histogram, Retired: withOwner,
+		Labels: append(slices.Clip(serviceLabels), "resolver"), Bounds: lookupBounds,
+		Help: "Time from a DNS lookup's first question to its answer, of those that were answered."}
+	dnsUpstreamQueries = &Family{Name: "bridgewatch_dns_upstream_queries_total", Unit: "{query}", Retired: whenIdle, Labels: []string{"server"},
+		Help: "Questions to a DNS server outside of the engine, with those that were asked again."}
+	dnsUpstreamResponses = &Family{Name: "bridgewatch_dns_upstream_responses_total", Unit: "{query}", Retired: whenIdle, Labels: []string{"server"},
+		Help: "Questions that a DNS server has answered."}
+	dnsUpstreamTimeouts = &Family{Name: "bridgewatch_dns_upstream_timeouts_total", Unit: "{query}", Retired: whenIdle, Labels: []string{"server"},
+		Help: "Questions that a DNS server has not answered before they were asked again, or in time."}
+	dnsUpstreamFailures = &Family{Name: "bridgewatch_dns_upstream_failures_total", Unit: "{query}", Retired: whenIdle, Labels: []string{"server"},
+		Help: "Questions that a DNS server has answered with SERVFAIL or REFUSED."}
+	dnsNameLookups = &Family{Name: "bridgewatch_dns_name_lookups_total", Unit: "{lookup}", Retired: whenIdle, Labels: []string{"name", "rcode"},
+		Help: "DNS lookups of a name, without those that the engine makes for others. Only with --dns.names."}
 
 	finding = &Family{Name: "bridgewatch_finding", Unit: "{finding}", Type: Gauge, Labels: withIdentity("id", "severity"),
 		Help: "1 while a finding holds for a subject, and for some time after. Its runbook has the name of its id."}
@@ -157,6 +194,8 @@ func Families() []*Family {
 		listenOverflows, unnattedEgress, unnattedLeftovers,
 		natTranslations, publishedAttempts, publishedConnections, serviceRequirement,
 		conntrackEntries, conntrackLimit, conntrackFailures, snatPortsUsed, snatPortsLimit, rulesetChanges,
+		dnsQueries, dnsResponses, dnsTimeouts, dnsRetries, dnsTruncated, dnsExpansions, dnsOdd, dnsDuration,
+		dnsUpstreamQueries, dnsUpstreamResponses, dnsUpstreamTimeouts, dnsUpstreamFailures, dnsNameLookups,
 		finding, findingStart, findingsRaised,
 		observedPackets, unattributedPackets, lostRecords,
 		containerInfo, containerStart, networkInfo, nodeInfo,

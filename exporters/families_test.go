@@ -40,10 +40,20 @@ func TestFamilies(t *testing.T) {
 				}
 			}
 		}
-		if f.Retired == withOwner && !slices.Equal(f.Labels[:min(len(f.Labels), len(identityLabels))], identityLabels) {
+		if f.Retired == withOwner && !beginsWith(f.Labels, identityLabels) && !beginsWith(f.Labels, serviceLabels) {
 			t.Errorf("%s is retired with its owner, and its labels do not begin with the identity", f.Name)
 		}
+		if (f.Type == Histogram) != (f.Bounds != nil) || !slices.IsSorted(f.Bounds) {
+			t.Errorf("%s has the bounds %v", f.Name, f.Bounds)
+		}
+		if f.Type == Histogram && slices.Contains(f.Labels, "container") {
+			t.Errorf("%s has a series for each bucket of each container", f.Name)
+		}
 	}
+}
+
+func beginsWith(labels, prefix []string) bool {
+	return slices.Equal(labels[:min(len(labels), len(prefix))], prefix)
 }
 
 // Every metric is in the page of metrics, with each of its labels, and nothing is there that does not exist.

@@ -16,8 +16,8 @@ import (
 // A container has at most 30 series for its traffic and what it loses: two that describe it, six for its traffic on each
 // network, one for its full listen queues, one for what it sends out of each network untranslated, two for each of the drop
 // combinations counted here (of device, direction, reason and cause), and two for each of four kinds, under which the drops of
-// further combinations are counted with reason and cause other. On three networks and more it has a few more. What nat.go adds
-// has bounds of its own, and findings are not among them.
+// further combinations are counted with reason and cause other. On three networks and more it has a few more. What nat.go and
+// dns.go add has bounds of its own, and findings are not among them.
 const (
 	maxDropSeries     = 6 // on one network
 	perFurtherNetwork = 4 // fewer, for the traffic there
@@ -30,6 +30,9 @@ type Metrics struct {
 	translations details                   // by owner
 	ports        details                   // published ones that are told apart, by owner
 	connections  details                   // by owner and published port
+	lookups      details                   // by owner
+	names        *nameTable                // of lookups
+	servers      map[string]bool           // by address, that the host or containers are configured to ask
 	networks     map[Owner]map[string]bool // that containers of an identity are on
 
 	started  time.Time
@@ -55,6 +58,7 @@ func NewMetrics(store *Store) *Metrics {
 	}
 	m := &Metrics{
 		store: store, drops: make(details), translations: make(details), ports: make(details), connections: make(details),
+		lookups: make(details), names: newNameTable(DNSNames{}, store.config.Retention),
 		started: store.config.Now(), states: make(map[string]loader.NetnsState), tracking: make(map[string]bool),
 	}
 	m.setRaised(nil)
@@ -204,6 +208,7 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 		networks = append(networks, Sample{Value: 1, Values: []string{
 			n.Name, n.ID, n.Driver, n.Scope, n.VNI, strconv.FormatBool(n.Encrypted), strconv.FormatBool(n.Internal), n.MTU,
 		}})
+		m.store.Keep(Place{Network: n.Name})
 		if n.Bridge != "" {
 			m.planNetwork(n.Name)
 		}
@@ -217,6 +222,7 @@ func (m *Metrics) SetInventory(inventory enrich.Inventory) {
 		m.planMesh(s)
 	}
 	m.setRequirements(&inventory)
+	m.setServers(&inventory)
 	if node := inventory.Node; node.Name != "" {
 		m.store.Replace(nodeInfo, []Sample{{Value: 1, Values: []string{node.Name, node.ID, node.SwarmID, node.Role, node.Address}}})
 	}
@@ -242,6 +248,7 @@ func (m *Metrics) planContainer(c *enrich.LiveContainer) {
 	m.store.Plan(droppedBytes, values...)
 	m.store.Plan(listenOverflows, identityValues(c.Identity, enrich.ScopeContainer)...)
 	m.planPublished(c)
+	m.planDNS(c)
 }
 
 func (m *Metrics) planNetwork(name string) {
@@ -253,7 +260,7 @@ func (m *Metrics) planNetwork(name string) {
 
 // forgetRetired gives owners the room back of series that were retired.
 func (m *Metrics) forgetRetired() {
-	for _, d := range []details{m.drops, m.translations, m.ports, m.connections} {
+	for _, d := range []details{m.drops, m.translations, m.ports, m.connections, m.lookups} {
 		d.forget(func(at Place) bool { return !m.store.knows(at) })
 	}
 }

@@ -49,7 +49,7 @@ func dropOf(container, reason, cause string, n uint64) enrich.Drop {
 // perContainer counts the series that carry each container's name.
 func perContainer(s *testStore) map[string]int {
 	count := make(map[string]int)
-	s.Each(func(f *Family, series *Series, _ float64) {
+	s.Each(func(f *Family, series *Series, _ Value) {
 		for i, label := range f.Labels {
 			if label == "container" && series.Values[i] != "" {
 				count[series.Values[i]]++

@@ -73,15 +73,18 @@ type tallyOf[K comparable] struct {
 	counts map[K]float64
 }
 
-func (t *tallyOf[K]) add(k K) {
+func (t *tallyOf[K]) add(k K) { t.addMany(k, 1) }
+
+// addMany adds so many, which may be none: then there is a key without a count.
+func (t *tallyOf[K]) addMany(k K, more float64) {
 	if t.counts == nil {
 		t.counts = make(map[K]float64)
 	}
-	n := t.counts[k]
-	if n == 0 {
+	n, known := t.counts[k]
+	if !known {
 		t.keys = append(t.keys, k)
 	}
-	t.counts[k] = n + 1
+	t.counts[k] = n + more
 }
 
 type translationKey struct {

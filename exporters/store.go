@@ -7,6 +7,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // Other stands in the labels of what its budget of series had no room for.
@@ -18,7 +21,7 @@ const zeroFor = 15 * time.Second
 
 // StoreConfig bounds a Store.
 type StoreConfig struct {
-	Limit     int           // series in all
+	Limit     int           // series in all; a histogram counts as one for each of its buckets, and its sum and count
 	Retention time.Duration // how long series outlive their owner
 	Now       func() time.Time
 }
@@ -45,9 +48,10 @@ type Series struct {
 	Values  []string // never changed
 	Created time.Time
 
-	value   float64
-	planned bool      // exists from its owner's birth, so that its zero has been seen
-	touched time.Time // last added to or planned
+	value     float64              // of counters and gauges
+	histogram prometheus.Histogram // of histograms
+	planned   bool                 // exists from its owner's birth, so that its zero has been seen
+	touched   time.Time            // last added to or planned
 }
 
 // NewStore makes a store with every family in it and no series.
@@ -69,19 +73,38 @@ func NewStore(config StoreConfig) *Store {
 func (s *Store) Add(f *Family, amount float64, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.touch(f, values).value += amount
+}
+
+// Observe adds to a histogram. Of a new series beyond the limit it adds to ~other.
+func (s *Store) Observe(f *Family, observed float64, values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.touch(f, values).histogram.Observe(observed)
+}
+
+// touch returns the series that is to be added to.
+func (s *Store) touch(f *Family, values []string) *Series {
 	series, fits := s.series(f, values)
 	if !fits {
 		overflows, _ := s.series(seriesOverflow, []string{f.Name})
 		overflows.value++
 	}
-	series.value += amount
 	series.touched = s.config.Now()
 	if f.Retired == withOwner {
 		s.use(f.place(series.Values))
 	}
+	return series
 }
 
-// Plan makes counters exist at 0, before anything is counted.
+// Keep says that a place lives, whether anything is planned for it or not.
+func (s *Store) Keep(at Place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.use(at)
+}
+
+// Plan makes a counter exist at 0, before anything is counted.
 func (s *Store) Plan(f *Family, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,21 +167,19 @@ func (s *Store) insert(f *Family, key string, values []string) *Series {
 	if f.Retired == withOwner {
 		s.renew(f, values)
 	}
+	if f.Type == Histogram {
+		series.histogram = newHistogram(f)
+	}
 	family := s.families[f]
 	family.byKey[key] = series
 	family.list = append(family.list, series)
-	s.count++
+	s.count += f.width()
 	return series
 }
 
 // overflow finds or makes the series of the family that stands for all the rest.
 func (s *Store) overflow(f *Family, values []string) *Series {
-	rest := slices.Clone(values)
-	for i, label := range f.Labels {
-		if !slices.Contains(closedLabels, label) {
-			rest[i] = Other
-		}
-	}
+	rest := f.rest(values)
 	key := seriesKey(rest)
 	if series := s.families[f].byKey[key]; series != nil {
 		return series
@@ -166,8 +187,21 @@ func (s *Store) overflow(f *Family, values []string) *Series {
 	return s.insert(f, key, rest)
 }
 
+// rest are the label values of the series that stands for others which have no room.
+func (f *Family) rest(values []string) []string {
+	rest := slices.Clone(values)
+	for i, label := range f.Labels {
+		if !slices.Contains(closedLabels, label) {
+			rest[i] = Other
+		}
+	}
+	return rest
+}
+
 // closedLabels have so few values that an overflow keeps them: a fault stays a fault.
-var closedLabels = []string{"scope", "direction", "kind", "protocol", "client", "source_address", "mechanism", "event"}
+var closedLabels = []string{
+	"scope", "direction", "kind", "protocol", "client", "source_address", "mechanism", "event", "resolver", "rcode",
+}
 
 func seriesKey(values []string) string { return strings.Join(values, "\xff") }
 
@@ -190,8 +224,8 @@ func (s *Store) renew(f *Family, values []string) {
 }
 
 // Retire takes out the series that have outlived their owner by the retention, and those without an owner that nothing
-// was added to for as long. alive are the owners that live now; of their networks and ports, those live for which series were
-// planned of late, or added to. What belongs to the host itself stays.
+// was added to for as long. alive are the owners that live now; of their networks and ports, and of networks that are nobody's,
+// those live for which series were planned of late, or added to, or that were to be kept. What belongs to the host itself stays.
 func (s *Store) Retire(alive []Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +236,7 @@ func (s *Store) Retire(alive []Owner) {
 	expired := func(t time.Time) bool { return now.Sub(t) >= s.config.Retention }
 	gone := make(map[Owner]bool)
 	for o, seen := range s.owners {
-		if o != (Owner{}) && o.Container != Other && expired(seen) {
+		if o != (Owner{}) && o.Stack != Other && expired(seen) {
 			gone[o] = true
 			delete(s.owners, o)
 		}
@@ -217,9 +251,9 @@ func (s *Store) Retire(alive []Owner) {
 	for f, family := range s.families {
 		switch {
 		case f.Retired == whenIdle:
-			s.count -= family.remove(func(series *Series) bool { return expired(series.touched) })
+			s.count -= f.width() * family.remove(func(series *Series) bool { return expired(series.touched) })
 		case f.Retired == withOwner && len(left) > 0:
-			s.count -= family.remove(func(series *Series) bool { return left[f.place(series.Values)] })
+			s.count -= f.width() * family.remove(func(series *Series) bool { return left[f.place(series.Values)] })
 		}
 	}
 }
@@ -234,8 +268,11 @@ type Place struct {
 	Port    string
 }
 
-// place is where a series of a family with identity belongs: its first four labels, and its port if it has one.
+// place is where a series of a family with identity belongs: its first labels, and its port if it has one.
 func (f *Family) place(values []string) Place {
+	if f.Labels[2] == "network" {
+		return Place{Owner: Owner{Stack: values[0], Service: values[1]}, Network: values[2]}
+	}
 	p := Place{Owner: Owner{values[0], values[1], values[2]}, Network: values[3]}
 	if i := slices.Index(f.Labels, labelPort); i >= 0 {
 		p.Port = values[i]
@@ -243,9 +280,9 @@ func (f *Family) place(values []string) Place {
 	return p
 }
 
-// isPart tells whether an owner can leave the place and live on.
+// isPart tells whether an owner can leave the place and live on. The host has ports for good, but networks come and go.
 func (p Place) isPart() bool {
-	return p.Owner != (Owner{}) && (p.Network != "" || p.Port != "") && p.Container != Other
+	return p.Stack != Other && (p.Network != "" || p.Port != "" && p.Owner != (Owner{}))
 }
 
 func (fs *familySeries) remove(doomed func(*Series) bool) (removed int) {
@@ -263,19 +300,95 @@ func (fs *familySeries) remove(doomed func(*Series) bool) (removed int) {
 	return removed
 }
 
-// Each visits every series with the value that is to be shown now. The store is locked meanwhile.
-func (s *Store) Each(visit func(f *Family, series *Series, value float64)) {
+// Value is what a series shows.
+type Value struct {
+	Number float64 // of counters and gauges
+	// Histogram has the classic buckets of the family and native ones beside them. It is the visitor's own.
+	Histogram *dto.Histogram
+}
+
+// Each visits every series with the value that is to be shown now. Numbers are of one moment. Histograms, which take their time, are
+// written out when they are visited: the store is not locked then.
+func (s *Store) Each(visit func(f *Family, series *Series, value Value)) {
+	for _, m := range s.moment() {
+		value := Value{Number: m.number}
+		if m.histogram != nil {
+			value = Value{Histogram: snapshot(m.histogram, m.series.Created)}
+		}
+		visit(m.family, m.series, value)
+	}
+}
+
+// shown is what a series shows at a moment: a number, or what a histogram holds.
+type shown struct {
+	family    *Family
+	series    *Series
+	number    float64
+	histogram prometheus.Histogram
+}
+
+// moment is all that is to be shown now.
+func (s *Store) moment() []shown {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.config.Now()
+	now, n := s.config.Now(), 0
+	for _, family := range s.families {
+		n += len(family.list)
+	}
+	all := make([]shown, 0, n)
 	for _, f := range Families() {
 		for _, series := range s.families[f].list {
-			value := series.value
-			if f.Type == Counter && !series.planned && now.Sub(series.Created) < zeroFor {
-				value = 0
-			}
-			visit(f, series, value)
+			young := !series.planned && now.Sub(series.Created) < zeroFor
+			all = append(all, series.shown(f, young))
 		}
+	}
+	return all
+}
+
+// shown is the value of a series, or of one to which nothing was added yet.
+func (s *Series) shown(f *Family, young bool) shown {
+	m := shown{family: f, series: s}
+	switch {
+	case f.Type == Histogram && young:
+		m.histogram = newHistogram(f)
+	case f.Type == Histogram:
+		m.histogram = s.histogram
+	case f.Type != Counter || !young:
+		m.number = s.value
+	}
+	return m
+}
+
+// room tells whether a family has a series, or fewer than limit beside the one that stands for the rest.
+func (s *Store) room(f *Family, limit int, values ...string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	family := s.families[f]
+	if family.byKey[seriesKey(values)] != nil {
+		return true
+	}
+	if family.byKey[seriesKey(f.rest(values))] != nil {
+		limit++
+	}
+	return len(family.list) < limit
+}
+
+// evict takes out what several families have of one label value, of those that are not spared the one that was added to the longest
+// ago. The first family tells which there are.
+func (s *Store) evict(families []*Family, spared func(value string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var idle *Series
+	for _, series := range s.families[families[0]].list {
+		if value := series.Values[0]; value != Other && !spared(value) && (idle == nil || series.touched.Before(idle.touched)) {
+			idle = series
+		}
+	}
+	if idle == nil {
+		return
+	}
+	for _, f := range families {
+		s.count -= f.width() * s.families[f].remove(func(series *Series) bool { return series.Values[0] == idle.Values[0] })
 	}
 }
 
@@ -297,7 +410,7 @@ func (s *Store) countSeries() {
 	s.mu.Lock()
 	samples := make([]Sample, 0, len(s.families))
 	for _, f := range Families() {
-		samples = append(samples, Sample{Value: float64(len(s.families[f].list)), Values: []string{f.Name}})
+		samples = append(samples, Sample{Value: float64(f.width() * len(s.families[f].list)), Values: []string{f.Name}})
 	}
 	s.mu.Unlock()
 	s.Replace(seriesCount, samples)

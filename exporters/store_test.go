@@ -31,9 +31,9 @@ func (s *testStore) wait(d time.Duration) { s.now = s.now.Add(d) }
 // shown is what a scrape would show of a family now: label values joined by commas, to value.
 func (s *testStore) shown(f *Family) map[string]float64 {
 	shown := make(map[string]float64)
-	s.Each(func(of *Family, series *Series, value float64) {
+	s.Each(func(of *Family, series *Series, value Value) {
 		if of == f {
-			shown[strings.Join(series.Values, ",")] = value
+			shown[strings.Join(series.Values, ",")] = value.Number
 		}
 	})
 	return shown
@@ -49,7 +49,7 @@ func (s *testStore) sum(f *Family) (sum float64) {
 // created says when each series of a family was.
 func (s *testStore) created(f *Family) map[string]time.Time {
 	created := make(map[string]time.Time)
-	s.Each(func(of *Family, series *Series, _ float64) {
+	s.Each(func(of *Family, series *Series, _ Value) {
 		if of == f {
 			created[strings.Join(series.Values, ",")] = series.Created
 		}
@@ -243,6 +243,26 @@ func TestRetireOfANetwork(t *testing.T) {
 	}
 }
 
+// What nobody on a network is the victim of lives as long as the network, used or not. What is the host's own stays.
+func TestRetireOfANetworkOfNobody(t *testing.T) {
+	s, m := newTestMetrics()
+	inventory := inventoryOf()
+	inventory.Networks = []enrich.Network{{ID: "id-web", Name: "web", Driver: "bridge"}}
+	onNetwork, hosts := dropOf("", "X", "y", 1), dropOf("", "X", "y", 1)
+	hosts.Network = ""
+	m.AddDrops([]enrich.Drop{onNetwork, hosts})
+	for range 30 {
+		m.SetInventory(inventory)
+		s.wait(time.Minute)
+	}
+	s.wantShown(t, droppedPackets, map[string]float64{",,,web,host,bridge,rx,X,y,fault": 1, ",,,,host,bridge,rx,X,y,fault": 1})
+	for range 11 {
+		m.SetInventory(inventoryOf())
+		s.wait(time.Minute)
+	}
+	s.wantShown(t, droppedPackets, map[string]float64{",,,,host,bridge,rx,X,y,fault": 1})
+}
+
 // A task and its successor are one to every reader: their series goes on.
 func TestEqualIdentitiesGoOn(t *testing.T) {
 	s := newTestStore(1000)
@@ -331,7 +351,7 @@ func TestConcurrentUse(t *testing.T) {
 				s.Replace(mapEntries, []Sample{{Value: 1, Values: []string{"m"}}})
 				s.Retire([]Owner{{Container: "c1"}})
 				s.countSeries()
-				s.Each(func(*Family, *Series, float64) {})
+				s.Each(func(*Family, *Series, Value) {})
 			}
 		})
 	}

@@ -11,10 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
-	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/enrich/findings"
 	"github.com/bridgewatch/bridgewatch/exporters"
 )
@@ -23,6 +23,7 @@ const (
 	statusPath   = "/api/v1/status"
 	findingsPath = "/api/v1/findings"
 	natPath      = "/api/v1/nat"
+	dnsPath      = "/api/v1/dns"
 
 	maxReason = 1000 // bytes that are read of why a question was refused
 )
@@ -48,6 +49,7 @@ type Answers struct {
 	Status   func() exporters.Own
 	Findings func() Findings
 	NAT      func(NATQuestion) NAT
+	DNS      func(DNSQuestion) DNS
 }
 
 // Handler answers each question by its function, and knows none that has no function.
@@ -61,19 +63,59 @@ func Handler(answers Answers) http.Handler {
 	}
 	if answers.NAT != nil {
 		mux.HandleFunc("GET "+natPath, func(w http.ResponseWriter, r *http.Request) {
-			question, err := parseNATQuestion(r.URL.RawQuery)
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
-				return
+			var question NATQuestion
+			if understand(w, r, question.set) {
+				said := answers.NAT(question)
+				said.Rows = list(said.Rows)
+				write(w, said)
 			}
-			said := answers.NAT(question)
-			if said.Rows == nil {
-				said.Rows = []enrich.NATRow{} // in JSON none are a list, too
+		})
+	}
+	if answers.DNS != nil {
+		mux.HandleFunc("GET "+dnsPath, func(w http.ResponseWriter, r *http.Request) {
+			var question DNSQuestion
+			if understand(w, r, question.set) {
+				said := answers.DNS(question)
+				said.Rows = list(said.Rows)
+				write(w, said)
 			}
-			write(w, said)
 		})
 	}
 	return mux
+}
+
+// understand reads a question's parameters. It refuses what it does not know: an answer to another question than was asked
+// misleads.
+func understand(w http.ResponseWriter, r *http.Request, set func(name, value string) error) bool {
+	err := parseQuestion(r.URL.RawQuery, set)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+	return err == nil
+}
+
+func parseQuestion(query string, set func(name, value string) error) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("parse question: %w", err)
+	}
+	for name, given := range values {
+		if len(given) > 1 {
+			return fmt.Errorf("%s is given %d times", name, len(given))
+		}
+		if err := set(name, given[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list makes one of none, so that it is one in JSON, too.
+func list[T any](rows []T) []T {
+	if rows == nil {
+		return []T{}
+	}
+	return rows
 }
 
 func answer[T any](get func() T) http.HandlerFunc {
@@ -99,6 +141,11 @@ func AskFindings(ctx context.Context, socket string) (Findings, error) {
 // AskNAT asks the agent behind a unix socket for translated connections, or where those of containers appear to come from.
 func AskNAT(ctx context.Context, socket string, question NATQuestion) (NAT, error) {
 	return ask[NAT](ctx, socket, natPath+"?"+question.query())
+}
+
+// AskDNS asks the agent behind a unix socket for lookups.
+func AskDNS(ctx context.Context, socket string, question DNSQuestion) (DNS, error) {
+	return ask[DNS](ctx, socket, dnsPath+"?"+question.query())
 }
 
 // ask returns ErrUnknownQuestion if there is no such path, and os.ErrNotExist or unix.ECONNREFUSED if nobody is there.

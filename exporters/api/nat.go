@@ -31,7 +31,7 @@ type NAT struct {
 	Rows       []enrich.NATRow `json:"rows"`                 // the most recent first
 	Egress     *Egress         `json:"egress,omitempty"`     // nil: not asked for, or not looked at yet
 
-	enrich.NATGaps // what is missing among the rows
+	enrich.Gaps // what is missing among the rows
 }
 
 // Egress is where the connections of containers appear to come from, and how near an address is to having no port left.
@@ -64,7 +64,7 @@ type PortPressure struct {
 
 // Choose answers with what the question wants of the table, the most recent first.
 func (q *NATQuestion) Choose(answer *NAT, table *enrich.NATTable) {
-	answer.Rows, answer.NATGaps = table.Find(q.NATFilter, q.Lookups)
+	answer.Rows, answer.Gaps = table.Find(q.NATFilter, q.Lookups)
 }
 
 // ChooseEgress answers with what the question wants of what was tracked at that time: the containers, and the addresses that these
@@ -73,7 +73,7 @@ func (q *NATQuestion) ChooseEgress(answer *NAT, tracking *enrich.Tracking, at ti
 	egress := &Egress{Time: at, Identities: []EgressIdentity{}, Pressure: []PortPressure{}}
 	answer.Egress = egress
 	filter := q.NATFilter
-	answer.Unknown = !filter.Resolve(func(yield func(enrich.NATOwner) bool) {
+	answer.Unknown = !filter.Resolve(func(yield func(enrich.Owner) bool) {
 		for i := range tracking.Identities {
 			if !yield(ownerOf(&tracking.Identities[i])) {
 				return
@@ -103,8 +103,8 @@ func (q *NATQuestion) ChooseEgress(answer *NAT, tracking *enrich.Tracking, at ti
 	}
 }
 
-func ownerOf(i *enrich.EgressIdentity) enrich.NATOwner {
-	return enrich.NATOwner{Service: i.Service, Container: i.Container, ContainerID: i.ContainerID}
+func ownerOf(i *enrich.EgressIdentity) enrich.Owner {
+	return enrich.Owner{Service: i.Service, Container: i.Container, ContainerID: i.ContainerID}
 }
 
 // Parameters of the question.
@@ -135,23 +135,6 @@ func (q *NATQuestion) query() string {
 		}
 	}
 	return values.Encode()
-}
-
-// parseNATQuestion refuses what it does not know: an answer to another question than was asked misleads.
-func parseNATQuestion(query string) (q NATQuestion, err error) {
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return q, fmt.Errorf("parse question: %w", err)
-	}
-	for name, given := range values {
-		if len(given) > 1 {
-			return q, fmt.Errorf("%s is given %d times", name, len(given))
-		}
-		if err := q.set(name, given[0]); err != nil {
-			return q, err
-		}
-	}
-	return q, nil
 }
 
 func (q *NATQuestion) set(name, value string) (err error) {

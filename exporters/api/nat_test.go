@@ -28,7 +28,7 @@ func TestNAT(t *testing.T) {
 	at := time.Date(2026, 11, 22, 8, 0, 0, 123456789, time.UTC)
 	want := NAT{
 		Now: at, Started: at.Add(-time.Hour), Incomplete: "no events",
-		NATGaps: enrich.NATGaps{Evicted: 7, Kept: 4096, Oldest: at.Add(-time.Minute), Unknown: true},
+		Gaps: enrich.Gaps{Evicted: 7, Kept: 4096, Oldest: at.Add(-time.Minute), Unknown: true},
 		Rows: []enrich.NATRow{
 			{
 				Time: at, Scope: enrich.ScopeHost, Stack: "shop", Service: "web", Container: "web.1", Network: "front",

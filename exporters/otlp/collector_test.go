@@ -111,6 +111,9 @@ func (c *collector) addMetric(m *metrics.Metric) {
 	if gauge := known.GetGauge(); gauge != nil {
 		gauge.DataPoints = append(gauge.DataPoints, m.GetGauge().DataPoints...)
 	}
+	if histogram := known.GetHistogram(); histogram != nil {
+		histogram.DataPoints = append(histogram.DataPoints, m.GetHistogram().DataPoints...)
+	}
 }
 
 func (c *collector) takeLogs(

@@ -85,6 +85,10 @@ func countPoints(data *metricdata.ResourceMetrics) int {
 				n += len(d.DataPoints)
 			case metricdata.Gauge[float64]:
 				n += len(d.DataPoints)
+			case metricdata.Histogram[float64]:
+				n += len(d.DataPoints)
+			case metricdata.ExponentialHistogram[float64]:
+				n += len(d.DataPoints)
 			}
 		}
 	}

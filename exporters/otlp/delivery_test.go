@@ -48,7 +48,7 @@ func TestRefused(t *testing.T) {
 				e, said := open(t, store)
 				raise(e, 10)
 				finish(t, e)
-				produced, err := newProducer(Config{Store: store, Collect: func() {}}).Produce(t.Context())
+				produced, err := newProducer(Config{Store: store, Collect: func() {}}, false).Produce(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

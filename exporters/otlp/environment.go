@@ -34,7 +34,7 @@ const (
 const defaultQueue = 2048
 
 // environment is what the OTEL_* variables ask for, but for what the SDK reads from them itself: addresses, headers,
-// certificates, timeouts, intervals and the resource.
+// certificates, timeouts, intervals, the buckets of histograms and the resource.
 type environment struct {
 	metrics protocol
 	logs    protocol
@@ -126,6 +126,11 @@ func checkVariables() error {
 		}); err != nil {
 			return err
 		}
+	}
+	err := check("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+		oneOf("explicit_bucket_histogram", "base2_exponential_bucket_histogram"))
+	if err != nil {
+		return err
 	}
 	for _, name := range []string{
 		"OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT",

@@ -95,6 +95,7 @@ func TestWrongEnvironment(t *testing.T) {
 		{"OTEL_EXPORTER_OTLP_CERTIFICATE", "/none.pem", "no such file"},
 		{"OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", empty, "no certificate"},
 		{"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/none.pem", "no such file"},
+		{"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "native", `"native" is neither explicit_bucket_histogram nor base2`},
 		{"OTEL_METRIC_EXPORT_INTERVAL", "1m", `"1m" is no number above 0`},
 		{"OTEL_METRIC_EXPORT_TIMEOUT", "-1", `"-1" is no number above 0`},
 		{"OTEL_BLRP_MAX_QUEUE_SIZE", "many", `"many" is no number above 0`},

@@ -101,8 +101,8 @@ func TestMetrics(t *testing.T) {
 			if !found {
 				t.Errorf("no point with %v in %v", want, dropped)
 			}
-			if up := got["bridgewatch.docker.up"]; up.GetGauge() == nil || up.Unit != "{engine}" {
-				t.Errorf("docker up is %v, want a gauge", up)
+			if up := got["bridgewatch.docker.up"]; up.GetGauge() == nil || up.Unit != "{engine}" || points(up)[0].StartTimeUnixNano != 0 {
+				t.Errorf("docker up is %v, want a gauge, which has no beginning", up)
 			}
 			if diff := cmp.Diff(map[string]uint64{"metrics_export": 0, "logs_export": 0, "logs_queue_full": 0}, losses(e)); diff != "" {
 				t.Error(diff)
@@ -127,13 +127,13 @@ func TestValues(t *testing.T) {
 			got[name+fmt.Sprint(texts(p.Attributes))] = p.GetAsDouble()
 		}
 	}
-	store.Each(func(f *exporters.Family, s *exporters.Series, value float64) {
+	store.Each(func(f *exporters.Family, s *exporters.Series, value exporters.Value) {
 		attributes := make(map[string]any)
 		set := seriesAttributes(f, s.Values)
 		for _, a := range set.ToSlice() {
 			attributes[string(a.Key)] = a.Value.AsString()
 		}
-		want[metricName(f)+fmt.Sprint(attributes)] = value
+		want[metricName(f)+fmt.Sprint(attributes)] = value.Number
 	})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -276,6 +276,7 @@ func TestNames(t *testing.T) {
 		"bridgewatch_unnatted_egress_packets_total":   "bridgewatch.unnatted.egress.packets",
 		"bridgewatch_published_connections_total":     "bridgewatch.published.connections",
 		"bridgewatch_snat_ports_used":                 "bridgewatch.snat.ports.used",
+		"bridgewatch_dns_lookup_duration_seconds":     "bridgewatch.dns.lookup.duration",
 	} {
 		if seen[want] != prometheus {
 			t.Errorf("%s is not %s", prometheus, want)

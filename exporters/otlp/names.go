@@ -22,6 +22,7 @@ var attributeKeys = map[string]attribute.Key{
 	"peer":         "network.peer.address",
 	"protocol":     "network.transport",
 	"reason":       "error.type",
+	"server":       "server.address",
 	"service":      "docker.service.name",
 	"stack":        "docker.stack.name",
 

@@ -73,7 +73,7 @@ func Open(ctx context.Context, config Config) (*Exporter, error) {
 	}
 	config.Log.Info("otlp export is on", "metrics", asked.metrics, "logs", asked.logs)
 	if asked.delta {
-		config.Log.Warn("counters are exported cumulatively, whatever temporality is preferred")
+		config.Log.Warn("counters and histograms are exported cumulatively, whatever temporality is preferred")
 	}
 	return e, nil
 }
@@ -98,11 +98,12 @@ func (e *Exporter) open(ctx context.Context, config Config, asked environment, a
 		}
 	}
 	if points != nil {
+		_, exponential := points.Aggregation(sdkmetric.InstrumentKindHistogram).(sdkmetric.AggregationBase2ExponentialHistogram)
 		// A producer's metrics do not come from the SDK's instruments, which have a limit of 2,000 attribute sets each. The
 		// store has a limit of its own.
 		e.meter = sdkmetric.NewMeterProvider(sdkmetric.WithResource(agent), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(
 			metricExporter{points, e.points},
-			sdkmetric.WithProducer(newProducer(config)),
+			sdkmetric.WithProducer(newProducer(config, exponential)),
 			sdkmetric.WithMaxExportBatchSize(batchPoints),
 		)))
 	}

@@ -59,7 +59,7 @@ func (e *Exporter) Gather() ([]*dto.MetricFamily, error) {
 	defer e.mu.Unlock()
 	families := make(map[*exporters.Family]*dto.MetricFamily)
 	kept := make(map[*exporters.Series]*dto.Metric, len(e.metrics))
-	e.store.Each(func(f *exporters.Family, series *exporters.Series, value float64) {
+	e.store.Each(func(f *exporters.Family, series *exporters.Series, value exporters.Value) {
 		family := families[f]
 		if family == nil {
 			family = newFamily(f)
@@ -78,8 +78,11 @@ func (e *Exporter) Gather() ([]*dto.MetricFamily, error) {
 
 func newFamily(f *exporters.Family) *dto.MetricFamily {
 	kind := dto.MetricType_COUNTER
-	if f.Type == exporters.Gauge {
+	switch f.Type {
+	case exporters.Gauge:
 		kind = dto.MetricType_GAUGE
+	case exporters.Histogram:
+		kind = dto.MetricType_HISTOGRAM
 	}
 	return &dto.MetricFamily{Name: &f.Name, Help: &f.Help, Type: &kind}
 }
@@ -99,13 +102,16 @@ func newMetric(f *exporters.Family, series *exporters.Series) *dto.Metric {
 }
 
 // withValue makes a message of its own for this scrape: another one may still be writing out the last.
-func withValue(cached *dto.Metric, value float64) *dto.Metric {
-	if cached.Counter != nil {
+func withValue(cached *dto.Metric, value exporters.Value) *dto.Metric {
+	switch {
+	case value.Histogram != nil:
+		return &dto.Metric{Label: cached.Label, Histogram: value.Histogram}
+	case cached.Counter != nil:
 		return &dto.Metric{Label: cached.Label, Counter: &dto.Counter{
-			Value: &value, CreatedTimestamp: cached.Counter.CreatedTimestamp,
+			Value: &value.Number, CreatedTimestamp: cached.Counter.CreatedTimestamp,
 		}}
 	}
-	return &dto.Metric{Label: cached.Label, Gauge: &dto.Gauge{Value: &value}}
+	return &dto.Metric{Label: cached.Label, Gauge: &dto.Gauge{Value: &value.Number}}
 }
 
 func sorted(families map[*exporters.Family]*dto.MetricFamily) []*dto.MetricFamily {

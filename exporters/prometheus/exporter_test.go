@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -45,6 +46,11 @@ func example() *exporters.Store {
 	now := start
 	store := exporters.NewStore(exporters.StoreConfig{Limit: 1000, Retention: time.Hour, Now: func() time.Time { return now }})
 	metrics := exporters.NewMetrics(store)
+	names, err := exporters.ParseDNSNames("top:10")
+	if err != nil {
+		panic(err)
+	}
+	metrics.SetDNSNames(names)
 	web := enrich.Identity{Stack: "shop", Service: "web", Container: "web.1"}
 	metrics.SetInventory(enrich.Inventory{
 		Node: enrich.Node{Name: "n1", ID: "node1", SwarmID: "swarm1", Role: "manager", Address: "10.99.0.1"},
@@ -53,6 +59,7 @@ func example() *exporters.Store {
 				ID: strings.Repeat("ab", 32), Name: "shop_web.1.xyz", Image: "web:2", StartedAt: start,
 				Labels:    map[string]string{"bridgewatch.source-address": "required"},
 				Published: []enrich.PublishedPort{{Host: netip.MustParseAddrPort("0.0.0.0:8080"), Container: 80, Protocol: "tcp"}},
+				Endpoints: []enrich.Endpoint{{NetworkID: "net1", Network: "shop_front"}},
 			},
 			Identity: web, Networks: []string{"shop_front"},
 		}},
@@ -84,6 +91,7 @@ func example() *exporters.Store {
 		Translations: []enrich.Translation{{NATEvent: translated, Identity: web, Scope: enrich.ScopeHost, Kind: enrich.DNAT}},
 		Attempts:     []enrich.PublishedConnection{visit, visit}, Connections: []enrich.PublishedConnection{visit},
 	})
+	metrics.AddDNS(exampleDNS(web))
 	metrics.SetTracking(&enrich.Tracking{Pressure: []enrich.PortPressure{{Protocol: unix.IPPROTO_TCP, Used: 700, Limit: 28232}}})
 	metrics.AddRulesetChanges([]loader.RulesetChange{{NetnsID: -1}})
 	id := strings.Repeat("ab", 32)
@@ -107,6 +115,34 @@ func example() *exporters.Store {
 	})
 	now = start.Add(30 * time.Second)
 	return store
+}
+
+// exampleDNS are lookups of a container's: one that Docker answers, and one that it asks others for, twice. And what came too late.
+func exampleDNS(of enrich.Identity) enrich.DNS {
+	inside := lookup(of, enrich.ResolverEmbedded, "127.0.0.11:40000", 400*time.Microsecond)
+	outside := lookup(of, enrich.ResolverUpstream, "192.0.2.53:53", 30*time.Millisecond)
+	outside.RCode, outside.Retries, outside.Answer.Truncated = "SERVFAIL", 1, true
+	silent := lookup(of, enrich.ResolverEmbedded, "127.0.0.11:40000", 0)
+	silent.Outcome, silent.RCode, silent.Answered = loader.DNSTimedOut, "", time.Time{}
+	return enrich.DNS{
+		Lookups: []enrich.Lookup{inside, outside, silent},
+		Odd: []enrich.OddMessage{{
+			DNSOdd: loader.DNSOdd{Oddity: loader.DNSLate, Count: 1}, Identity: of, Scope: enrich.ScopeContainer, Resolver: enrich.ResolverUpstream,
+		}},
+		Expansions: []enrich.Expansion{{Identity: of, Scope: enrich.ScopeContainer, Resolver: enrich.ResolverEmbedded}},
+	}
+}
+
+// lookup is one that was answered after some time.
+func lookup(of enrich.Identity, resolver enrich.Resolver, server string, took time.Duration) enrich.Lookup {
+	at, answered := netip.MustParseAddrPort(server), start.Add(took)
+	return enrich.Lookup{
+		DNSLookup: loader.DNSLookup{
+			Question: loader.DNSQuestion{Name: "db"}, RecursionDesired: true, Server: at, Outcome: loader.DNSAnswered, Answered: answered,
+			Tries: []loader.DNSTry{{Server: at, Asked: start, Answer: answered}},
+		},
+		Identity: of, Scope: enrich.ScopeContainer, Resolver: resolver, QType: "A", RCode: "NOERROR",
+	}
 }
 
 func none() {}
@@ -182,10 +218,9 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s is missing", f.Name)
 			continue
 		}
-		want := dto.MetricType_COUNTER
-		if f.Type == exporters.Gauge {
-			want = dto.MetricType_GAUGE
-		}
+		want := map[exporters.Type]dto.MetricType{
+			exporters.Counter: dto.MetricType_COUNTER, exporters.Gauge: dto.MetricType_GAUGE, exporters.Histogram: dto.MetricType_HISTOGRAM,
+		}[f.Type]
 		if found.GetType() != want || found.GetHelp() != f.Help {
 			t.Errorf("%s is %v %q, want %v %q", f.Name, found.GetType(), found.GetHelp(), want, f.Help)
 		}
@@ -346,16 +381,27 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// fill gives each container traffic on one network, and drops for so many reasons.
+// fill gives each container traffic on one network, lookups, and drops for so many reasons.
 func fill(metrics *exporters.Metrics, containers, reasons int) {
 	var inventory enrich.Inventory
 	var drops []enrich.Drop
+	var dns enrich.DNS
 	for i := range containers {
 		identity := enrich.Identity{Stack: fmt.Sprint("stack", i/10), Service: "web", Container: fmt.Sprint("web.", i%10)}
 		inventory.Containers = append(inventory.Containers, enrich.LiveContainer{
-			Container: enrich.Container{ID: fmt.Sprintf("%064x", i), Name: fmt.Sprint("web.", i), Image: "web:1", StartedAt: start},
-			Identity:  identity, Networks: []string{"front"},
+			Container: enrich.Container{
+				ID: fmt.Sprintf("%064x", i), Name: fmt.Sprint("web.", i), Image: "web:1", StartedAt: start,
+				Endpoints: []enrich.Endpoint{{NetworkID: "net1", Network: "front"}},
+			},
+			Identity: identity, Networks: []string{"front"},
 		})
+		on := identity
+		on.Network = "front"
+		for n := range 80 { // of all the durations for which there are native buckets
+			took := time.Duration(math.Exp2(float64(n)/8) * float64(100*time.Microsecond))
+			dns.Lookups = append(dns.Lookups,
+				lookup(on, enrich.ResolverEmbedded, "127.0.0.11:40000", took), lookup(on, enrich.ResolverUpstream, "192.0.2.53:53", took))
+		}
 		kinds := []enrich.Kind{enrich.KindFault, enrich.KindApplication, enrich.KindPolicy, enrich.KindBenign}
 		for r := range reasons {
 			drops = append(drops, enrich.Drop{
@@ -367,4 +413,5 @@ func fill(metrics *exporters.Metrics, containers, reasons int) {
 	}
 	metrics.SetInventory(inventory)
 	metrics.AddDrops(drops)
+	metrics.AddDNS(dns)
 }
