@@ -47,6 +47,7 @@ type agent struct {
 	otlp    *otlp.Exporter // nil: nobody asked for it
 	signals []exporters.Signal
 	*translations
+	*lookups
 
 	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
 	collecting sync.Mutex
@@ -76,7 +77,8 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 	a.egress, err = loader.OpenEgress(loader.EgressConfig{})
 	a.signal("egress", err)
 	a.openTranslations(config)
-	if a.flows == nil && a.drops == nil && a.nat == nil {
+	a.openLookups(config)
+	if a.flows == nil && a.drops == nil && a.nat == nil && a.dns == nil {
 		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
 	}
 	if a.drops != nil && a.drops.NoFunctions != nil {
@@ -156,6 +158,7 @@ func (a *agent) run(ctx context.Context) error {
 	})
 	group.Go(func() error { return a.docker.Run(ctx) })
 	a.runTranslations(ctx, group)
+	a.runLookups(ctx, group)
 	group.Go(func() error { return every(ctx, placePeriod, a.checkPlace) })
 	if a.execs != nil {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
@@ -241,6 +244,7 @@ func (a *agent) count() {
 	a.metrics.AddEgress(egress)
 	now := time.Now()
 	a.countTranslations(read.nat, now)
+	a.countLookups(read.dns, drops, now)
 	a.recent.AddFlows(flows, now)
 	a.recent.AddDrops(drops, now)
 	a.recent.AddEgress(egress, now)
@@ -253,6 +257,7 @@ type counted struct {
 	drops  []loader.Drop
 	egress []loader.Egress
 	nat    loader.NATNews
+	dns    loader.DNSNews
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
@@ -279,6 +284,12 @@ func (a *agent) read() (read counted) {
 	if a.nat != nil {
 		group.Go(func() (err error) {
 			read.nat, err = a.nat.Read()
+			return err
+		})
+	}
+	if a.dns != nil {
+		group.Go(func() (err error) {
+			read.dns, err = a.dns.Read()
 			return err
 		})
 	}
@@ -395,6 +406,6 @@ func (a *agent) close() error {
 	if a.links != nil {
 		errs = append(errs, a.links.Close())
 	}
-	errs = append(errs, a.translations.close())
+	errs = append(errs, a.translations.close(), a.lookups.close())
 	return errors.Join(errs...)
 }

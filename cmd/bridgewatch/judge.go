@@ -30,11 +30,12 @@ func (a *agent) judge(ctx context.Context) {
 	a.judging.Lock()
 	defer a.judging.Unlock()
 	a.readAddresses()
+	var problems unread
+	a.readResolvConfs(&problems)
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
 	query := a.hostQuery(&view.Inventory, a.state.NATEndpoints())
 	query.Owners = &a.owners
 	view.Host = loader.ReadHost(query)
-	var problems unread
 	for _, err := range view.Host.Errors {
 		problems = append(problems, err.Error())
 	}

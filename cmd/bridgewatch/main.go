@@ -39,6 +39,7 @@ type commands struct {
 	Status  statusCommand  `cmd:"" help:"Show what the running agent does: signals, devices, losses, own cost."`
 	Doctor  doctorCommand  `cmd:"" help:"Say what is wrong with container networks here, and what to do about it."`
 	NAT     natCommand     `cmd:"" name:"nat" help:"Show translated connections: who the client is, what the container sees, and by what it is lost."`
+	DNS     dnsCommand     `cmd:"" name:"dns" help:"Show lookups: who asked for which name, whom, what came back and when, and what Docker's resolver asked others for it."`
 	Check   checkCommand   `cmd:"" help:"Say what this kernel, host and these privileges allow, and what would change it."`
 	Explain explainCommand `cmd:"" help:"Show the runbook of a finding, or list all findings."`
 	Export  exportCommand  `cmd:"" help:"Write the rules, dashboards or configuration that match this version."`

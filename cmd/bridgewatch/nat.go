@@ -3,22 +3,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
 )
-
-// watchPeriod is how often --watch asks.
-const watchPeriod = 2 * time.Second
 
 // natCommand has no environment twins for the container and the port: legacy links set BRIDGEWATCH_PORT, to something else.
 type natCommand struct {
@@ -39,25 +31,7 @@ func (c *natCommand) Run(ctx context.Context, to streams) error {
 	if err != nil {
 		return err
 	}
-	if !c.Watch {
-		return c.show(ctx, to.out, question)
-	}
-	for {
-		var screen bytes.Buffer
-		err := c.show(ctx, &screen, question)
-		switch {
-		case ctx.Err() != nil:
-			return nil // that is how watching ends
-		case err != nil:
-			return err
-		}
-		if err := redraw(to.out, screen.Bytes()); err != nil {
-			return err
-		}
-		if !wait(ctx, watchPeriod) {
-			return nil
-		}
-	}
+	return live(ctx, to.out, c.Watch, func(ctx context.Context, to io.Writer) error { return c.show(ctx, to, question) })
 }
 
 func (c *natCommand) question() (q api.NATQuestion, err error) {
@@ -69,7 +43,7 @@ func (c *natCommand) question() (q api.NATQuestion, err error) {
 	case c.Egress && (c.Port != nil || c.Lost || c.Lookups):
 		return q, errors.New("--egress is about what leaves the host: it goes with neither --port nor --lost nor --lookups")
 	case c.Watch && c.Output == "json":
-		return q, errors.New("--watch shows a table: it does not go with --output=json")
+		return q, errWatchJSON
 	}
 	q = api.NATQuestion{
 		NATFilter: enrich.NATFilter{Container: c.Container, Lost: c.Lost, Limit: c.limit()}, Lookups: c.Lookups, Egress: c.Egress,
@@ -97,11 +71,8 @@ func (c *natCommand) limit() int {
 // show asks once and prints the answer.
 func (c *natCommand) show(ctx context.Context, to io.Writer, question api.NATQuestion) error {
 	answer, err := api.AskNAT(ctx, c.APISocket, question)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("no agent is running behind %s; start one with bridgewatch run", c.APISocket)
-	}
 	if err != nil {
-		return unanswered(err, c.APISocket)
+		return unasked(err, c.APISocket)
 	}
 	if answer.Off != "" {
 		return fmt.Errorf("the agent behind %s sees no translations: signal nat is off: %s; see bridgewatch check", c.APISocket, answer.Off)
@@ -118,37 +89,4 @@ func (c *natCommand) show(ctx context.Context, to io.Writer, question api.NATQue
 	p.limits()
 	_, err = io.WriteString(to, p.String())
 	return err
-}
-
-// Of a terminal (ECMA-48): cursor to the top, and erase all that is below.
-const clearScreen = "\x1b[H\x1b[J"
-
-// redraw shows a text in place of the one before, as far as it fits on the terminal: the most recent is at its top. What is no
-// terminal gets all of it.
-func redraw(to io.Writer, text []byte) error {
-	height, found := terminalHeight(to)
-	if !found {
-		_, err := to.Write(text)
-		return err
-	}
-	shown := []byte(clearScreen)
-	for line := range bytes.Lines(text) {
-		if height--; height > 0 {
-			shown = append(shown, line...)
-		}
-	}
-	_, err := to.Write(shown)
-	return err
-}
-
-func terminalHeight(to io.Writer) (lines int, found bool) {
-	file, ok := to.(*os.File)
-	if !ok {
-		return 0, false
-	}
-	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
-	if err != nil || size.Row == 0 {
-		return 0, false
-	}
-	return int(size.Row), true
 }

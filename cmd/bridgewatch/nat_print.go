@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
@@ -41,16 +40,16 @@ func (p *natPrinter) connections() {
 		table = append(table, p.cells(&rows[i]))
 		inferred = inferred || rows[i].Inferred
 	}
-	var widths natWidths
+	widths := make(columnWidths, len(natCells{}))
 	fits := make([]bool, len(table))
 	for i := range table {
-		fits[i] = widths.admit(&table[i])
+		fits[i] = widths.admit(table[i][:], natWidth)
 	}
 	for i := range table {
 		if fits[i] {
-			p.row(&table[i], &widths)
+			p.WriteString(widths.line(table[i][:]))
 		} else {
-			p.broken(&table[i], &widths)
+			p.broken(&table[i], widths)
 		}
 	}
 	if inferred {
@@ -60,15 +59,7 @@ func (p *natPrinter) connections() {
 		fmt.Fprintf(p, "These are the latest %d; --limit shows more, if there are any.\n", len(rows))
 	}
 	if len(rows) != p.question.Limit || rows[len(rows)-1].Time.Before(p.answer.Oldest) {
-		p.evicted()
-	}
-}
-
-// evicted says what later connections have pushed out of the agent's memory.
-func (p *natPrinter) evicted() {
-	if p.answer.Evicted > 0 {
-		fmt.Fprintf(p, "The agent keeps the latest %d, the oldest of %s.\nIt has forgotten %d before those.\n",
-			p.answer.Kept, p.answer.Oldest.Format(time.DateTime), p.answer.Evicted)
+		p.WriteString(forgottenText(&p.answer.Gaps))
 	}
 }
 
@@ -89,21 +80,14 @@ func (p *natPrinter) none() {
 		which = append(which, "that lose their client's address")
 	}
 	text := "no " + strings.Join(append([]string{what}, which...), " ")
-	if p.answer.Evicted > 0 {
-		fmt.Fprintf(p, "%s\namong the latest %d, the oldest of %s\n", text, p.answer.Kept, p.answer.Oldest.Format(time.DateTime))
-	} else {
-		fmt.Fprintf(p, "%s\nsince %s, when the agent began to watch, %s ago\n", text,
-			p.answer.Started.Format(time.DateTime), spanText(p.answer.Now.Sub(p.answer.Started)))
-	}
+	fmt.Fprintf(p, "%s\n%s", text, sinceText(&p.answer.Gaps, p.answer.Started, p.answer.Now))
 	p.unknown()
 }
 
 // unknown says that nothing the agent knows of is of the container that was asked for.
 func (p *natPrinter) unknown() {
 	if p.answer.Unknown {
-		fmt.Fprintf(p, "No connection is of a container or service called %s, nor of the only\n"+
-			"container whose ID begins so. Names are those in metrics: see bridgewatch nat\nwithout --container.\n",
-			printable(p.question.Container))
+		p.WriteString(strangerText("connection", p.question.Container, "nat"))
 	}
 }
 
@@ -116,16 +100,8 @@ func (p *natPrinter) limits() {
 
 func (p *natPrinter) cells(r *enrich.NATRow) natCells {
 	return natCells{
-		p.clock(r.Time), whose(r), addressText(r.Client), addressText(r.Destination) + protocolText(r.Protocol), seenText(r), lostBy(r),
+		clockText(p.answer.Now, r.Time), ownerText(r.Owner()), addressText(r.Client), addressText(r.Destination) + protocolText(r.Protocol), seenText(r), lostBy(r),
 	}
-}
-
-// clock writes the time as logs of containers have it, or how long ago it was where that says little.
-func (p *natPrinter) clock(at time.Time) string {
-	if ago := p.answer.Now.Sub(at); ago >= 24*time.Hour {
-		return spanText(ago)
-	}
-	return at.Format(time.TimeOnly)
 }
 
 // protocolText is what follows a port that is not TCP's.
@@ -134,19 +110,6 @@ func protocolText(protocol string) string {
 		return ""
 	}
 	return "/" + protocol
-}
-
-// whose names the container as --container takes it.
-func whose(r *enrich.NATRow) string {
-	switch {
-	case r.Container == enrich.AdHoc && r.ContainerID != "":
-		return fmt.Sprintf("%.12s", r.ContainerID)
-	case r.Container != "":
-		return printable(r.Container)
-	case r.Service != "":
-		return printable(r.Service)
-	}
-	return "-"
 }
 
 func addressText(a netip.AddrPort) string {
@@ -202,33 +165,8 @@ func lostBy(r *enrich.NATRow) string {
 	return by
 }
 
-// natWidths are those of the columns, without the two blanks between them.
-type natWidths [6]int
-
-// admit widens the columns for a row, unless the table gets too wide.
-func (w *natWidths) admit(row *natCells) bool {
-	widened, sum := *w, 2*(len(w)-1)
-	for i, text := range row {
-		widened[i] = max(w[i], columns(text))
-		sum += widened[i]
-	}
-	if sum > natWidth {
-		return false
-	}
-	*w = widened
-	return true
-}
-
-func (p *natPrinter) row(row *natCells, widths *natWidths) {
-	line := ""
-	for i, text := range row {
-		line += text + strings.Repeat(" ", widths[i]-columns(text)+2)
-	}
-	p.WriteString(strings.TrimRight(line, " ") + "\n")
-}
-
 // broken writes the way of a connection below the container's name, as many steps to a line as have room.
-func (p *natPrinter) broken(row *natCells, widths *natWidths) {
+func (p *natPrinter) broken(row *natCells, widths columnWidths) {
 	indent := strings.Repeat(" ", widths[0]+2)
 	fmt.Fprintf(p, "%-*s  %s\n", widths[0], row[0], row[1])
 	line := indent + row[2]
@@ -276,7 +214,7 @@ func (p *natPrinter) identities(all []api.EgressIdentity) {
 	fmt.Fprintln(table, "CONTAINER\tAPPEARS AS\tSHARED WITH\tCONNECTIONS")
 	for i := range all {
 		e := &all[i]
-		name := whose(&enrich.NATRow{Container: e.Container, Service: e.Service, ContainerID: e.ContainerID})
+		name := ownerText(enrich.Owner{Service: e.Service, Container: e.Container, ContainerID: e.ContainerID})
 		shared := "nobody"
 		if others := e.Sharing - 1; others > 0 {
 			shared = number(others, "other")
@@ -291,7 +229,7 @@ func (p *natPrinter) pressure(all []api.PortPressure) {
 	fmt.Fprintln(table, "USED\tOF\t\tADDRESS\tDESTINATION\tFOR ONE")
 	for i := range all {
 		u := &all[i]
-		name := whose(&enrich.NATRow{Container: u.Example.Container, Service: u.Example.Service})
+		name := ownerText(enrich.Owner{Service: u.Example.Service, Container: u.Example.Container})
 		fmt.Fprintf(table, "%d\t%d\t%d %%\t%s\t%s%s\t%s\n", u.Used, u.Limit, percent(u.Used, u.Limit), u.Address,
 			addressText(u.Destination), protocolText(u.Protocol), name)
 	}

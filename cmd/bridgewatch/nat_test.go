@@ -190,7 +190,7 @@ func TestNATNothing(t *testing.T) {
 		Time: noon, Identities: partly.Egress.Identities[:1], Incomplete: "list tracked connections: timeout",
 	}
 	evicted := nothing
-	evicted.NATGaps = enrich.NATGaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Minute)}
+	evicted.Gaps = enrich.Gaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Minute)}
 	const since = "since 2026-11-22 11:56:50, when the agent began to watch, 3m10s ago\n"
 	const nobody = "No connection is of a container or service called x, nor of the only\n" +
 		"container whose ID begins so. Names are those in metrics: see bridgewatch nat\nwithout --container.\n"
@@ -259,7 +259,7 @@ func TestNATLimitIsTold(t *testing.T) {
 func TestNATTellsOfWhatIsForgotten(t *testing.T) {
 	const told = "The agent keeps the latest 4096, the oldest of 2026-11-22 11:00:00.\nIt has forgotten 904 before those.\n"
 	answer := manyWays()
-	answer.NATGaps = enrich.NATGaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Hour)}
+	answer.Gaps = enrich.Gaps{Evicted: 904, Kept: 4096, Oldest: noon.Add(-time.Hour)}
 	recent := answer
 	recent.Rows = answer.Rows[:3]
 	for _, tc := range []struct {

@@ -59,6 +59,13 @@ func (a *agent) status() exporters.Own {
 			own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "nat", Place: loss.Place, Count: loss.Count})
 		}
 	}
+	if a.dns != nil {
+		own.Maps = append(own.Maps, a.dns.Usage()...)
+		a.measure(&own, "dns", a.dns)
+		for _, loss := range a.state.DNSLosses() {
+			own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "dns", Place: loss.Place, Count: loss.Count})
+		}
+	}
 	if a.execs != nil {
 		a.measure(&own, "exec", a.execs)
 	}

@@ -21,8 +21,8 @@ type privilege struct {
 func privileges() []privilege {
 	all := []privilege{
 		{cap.BPF, "load programs and read their tables", true},
-		{cap.PERFMON, "let programs read kernel memory: drops, processes, routes", true},
-		{cap.NET_ADMIN, "attach to the devices of containers", true},
+		{cap.PERFMON, "let programs read kernel memory: drops, processes, routes, lookups", true},
+		{cap.NET_ADMIN, "attach to the devices of containers and to the root of cgroup v2", true},
 		{cap.SYS_ADMIN, "enter the namespaces of containers, measure own cost", true},
 		{cap.NET_BROADCAST, "hear of translations and of changed rules inside of containers", true},
 		{cap.SYS_PTRACE, "say which process has a published port", true},

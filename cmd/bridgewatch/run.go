@@ -25,6 +25,12 @@ import (
 // minRetention leaves a series that begins with its container's end the time to be seen, at 0 and then with its value.
 const minRetention = 30 * time.Second
 
+// What a lookup may wait for: below it, slow answers would look lost; above it, what is waited for fills the table.
+const (
+	minDNSTimeout = 100 * time.Millisecond
+	maxDNSTimeout = time.Minute
+)
+
 // shutdownTimeout is how long requests under way may take when the agent ends.
 const shutdownTimeout = 3 * time.Second
 
@@ -40,8 +46,19 @@ type runCommand struct {
 	FlowTable      uint32        `name:"flow.table-size" default:"32768" help:"Conversations that are told apart between two readings, 5 seconds apart at most. One takes 350 bytes."`
 	DropTable      uint32        `name:"drop.table-size" default:"8192" help:"Combinations of place, reason and addresses of drops that are told apart between two readings. One takes 640 bytes."`
 	NATTable       int           `name:"nat.table-size" default:"4096" help:"Connections of each sort that bridgewatch nat can show. One takes 700 bytes."`
+	DNSTable       int           `name:"dns.table-size" default:"4096" help:"Lookups of each sort that bridgewatch dns can show. One takes about 1 kB."`
+	DNSTimeout     time.Duration `name:"dns.timeout" default:"5s" help:"How long a lookup waits for an answer before it has failed: what resolvers wait."`
+	DNSNames       dnsNamesFlag  `name:"dns.names" default:"off" help:"Which names metrics count lookups of: off, hash or top:N. hash writes hashes of the 100 that are looked up the most, which nobody can reverse; top:N writes the N that are, in full."`
 	findingsFlags
 	Strict bool `help:"Fail if any signal cannot run."`
+}
+
+// dnsNamesFlag reads which names metrics tell apart.
+type dnsNamesFlag struct{ exporters.DNSNames }
+
+func (f *dnsNamesFlag) UnmarshalText(text []byte) (err error) {
+	f.DNSNames, err = exporters.ParseDNSNames(string(text))
+	return err
 }
 
 func (c *runCommand) validate() error {
@@ -52,6 +69,10 @@ func (c *runCommand) validate() error {
 		return errors.New("--flow.table-size and --drop.table-size must be at least 1024")
 	case c.NATTable < 1:
 		return errors.New("--nat.table-size must be at least 1")
+	case c.DNSTable < 1:
+		return errors.New("--dns.table-size must be at least 1")
+	case c.DNSTimeout < minDNSTimeout || c.DNSTimeout > maxDNSTimeout:
+		return fmt.Errorf("--dns.timeout must be from %s to %s", minDNSTimeout, maxDNSTimeout)
 	case c.Retention < minRetention:
 		return fmt.Errorf("--metrics.retention must be at least %s: a new series shows 0 for its first 15 s", minRetention)
 	}
@@ -113,7 +134,7 @@ func (c *runCommand) Run(ctx context.Context, to streams) error {
 	group.Go(func() error { return agent.run(ctx) })
 	group.Go(func() error { return c.serveScrapes(ctx, scrapes, agent, store) })
 	group.Go(func() error {
-		return serve(ctx, questions, api.Handler(api.Answers{Status: agent.status, Findings: agent.findings, NAT: agent.answerNAT}))
+		return serve(ctx, questions, api.Handler(api.Answers{Status: agent.status, Findings: agent.findings, NAT: agent.answerNAT, DNS: agent.answerDNS}))
 	})
 	log.Info("bridgewatch runs", "version", version, "metrics", "http://"+scrapes.Addr().String()+"/metrics")
 	if err := group.Wait(); err != nil {

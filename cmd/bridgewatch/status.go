@@ -5,16 +5,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/exporters"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
@@ -29,11 +25,8 @@ type statusCommand struct {
 // Run fails if no agent answers. An agent with a signal off, or without Docker, is a healthy agent.
 func (c *statusCommand) Run(ctx context.Context, to streams) error {
 	own, err := api.Status(ctx, c.APISocket)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("no agent is running behind %s; start one with bridgewatch run", c.APISocket)
-	}
 	if err != nil {
-		return unanswered(err, c.APISocket)
+		return unasked(err, c.APISocket)
 	}
 	if c.Quiet {
 		return nil
