@@ -28,6 +28,8 @@ func TestAlertmanagerRoutes(t *testing.T) {
 		{"pager", []string{"alertname=BridgewatchServiceLosesPackets", "severity=critical", "instance=a", "service=web"}},
 		{"pager", []string{"alertname=BridgewatchSourceAddressLost", "severity=critical", "instance=a", "service=web", "published_port=80"}},
 		{"tickets", []string{"alertname=BridgewatchPublishedPortBroken", "severity=warning", "instance=a", "service=web", "published_port=80"}},
+		{"pager", []string{"alertname=BridgewatchDNSUpstreamSilent", "severity=critical", "instance=a"}},
+		{"tickets", []string{"alertname=BridgewatchDNSUpstreamSilent", "severity=warning", "instance=a", "server=192.0.2.53"}},
 		{"pager", []string{"alertname=BridgewatchIpForwardOff", "severity=critical", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchFiltered", "severity=warning", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchDown", "severity=warning", "instance=a"}},
@@ -88,6 +90,16 @@ func TestInhibition(t *testing.T) {
 		broken     = alert("BridgewatchPublishedPortBroken", "warning", "container", "other", "published_port", "81")
 		proxied    = alert("BridgewatchUserlandProxySrc", "warning", "stack", "shop", "service", "web", "container", "web.1", "scope", "host")
 		failures   = alert("BridgewatchConntrackFailures", "warning", "container", "other", "scope", "container")
+		nobody     = alert("BridgewatchDNSUpstreamSilent", "critical")
+		oneServer  = alert("BridgewatchDNSUpstreamSilent", "warning", "server", "192.0.2.53")
+		lookups    = alert("BridgewatchDNSFailureRatio", "critical", "stack", "shop", "service", "web", "resolver", "embedded")
+		slow       = alert("BridgewatchDNSLatency", "warning", "stack", "shop", "service", "db", "network", "front", "resolver", "embedded")
+		lookupsOne = alert("BridgewatchDNSFailureRatio", "critical", "container", "vote", "resolver", "embedded")
+		slowAlone  = alert("BridgewatchDNSLatency", "warning", "network", "front", "resolver", "embedded")
+		cutOff     = alert("BridgewatchResolverNatLost", "critical", "container", "vote", "scope", "container")
+		blocked    = alert("BridgewatchUpstreamBlocked", "critical", "stack", "shop", "service", "web", "container", "web.1", "scope", "container")
+		servfail   = alert("BridgewatchServfail", "warning", "container", "vote", "scope", "container")
+		wrongName  = alert("BridgewatchNxdomainWrongName", "warning", "container", "vote", "scope", "container")
 		foreign    = labels{"alertname": "DiskFull", "severity": "warning", "cluster": "c", "instance": "a", "stack": "shop", "service": "web"}
 	)
 	for _, tc := range []struct {
@@ -116,6 +128,21 @@ func TestInhibition(t *testing.T) {
 		{"lost addresses are one page, which holds back the tickets about how", []labels{addresses, proxied, broken, proxied.with("service", "db")},
 			[]labels{proxied}},
 		{"a broken port holds nothing back", []labels{broken, proxied, failures, broken.with("published_port", "82")}, nil},
+		{"where no server answers lookups, one page is enough",
+			[]labels{nobody, oneServer, lookups, slow, blocked, servfail, wrongName, page, lookups.with("instance", "b"), slow.with("cluster", "d")},
+			[]labels{oneServer, lookups, slow, blocked, servfail}},
+		{"one silent server of several explains slowness, and holds no page back", []labels{oneServer, lookups, slow, servfail},
+			[]labels{slow}},
+		{"why a service's lookups fail is its page", []labels{blocked, lookups, lookups.with("service", "db"), lookups.with("stack", "blog"), oneServer},
+			[]labels{lookups}},
+		{"the same for lookups of a container without a service",
+			[]labels{cutOff, lookupsOne, lookupsOne.with("container", "other"), lookups}, []labels{lookupsOne}},
+		{"lookups that fail are one page, which holds back the tickets about how", []labels{lookups, oneTicket, slow.with("service", "web"), servfail},
+			[]labels{oneTicket, slow.with("service", "web")}},
+		{"without Docker's rules, or forwarding, nobody asks outside",
+			[]labels{flush, nobody, oneServer, lookups, slow, blocked, noForward.with("instance", "b"), nobody.with("instance", "b"),
+				slowAlone.with("instance", "b")},
+			[]labels{nobody, oneServer, lookups, slow, blocked, nobody.with("instance", "b"), slowAlone.with("instance", "b")}},
 		{"an agent that is down holds nothing back", []labels{down, page, alone, icc, signalOff, tcpOpen}, nil},
 		{"another critical finding of the host holds nothing back", []labels{tcpOpen, oneTicket, alone, down, signalOff, icc, page.with("instance", "b")}, nil},
 	} {

@@ -4,8 +4,10 @@ package dashboards
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -15,11 +17,17 @@ import (
 )
 
 // families returns the agent's metrics with their labels, those of its process that come with them, and what our rules record.
+// A histogram is what Prometheus makes of it everywhere: series with classic buckets.
 func families(t *testing.T) map[string][]string {
 	t.Helper()
 	all := map[string][]string{"process_cpu_seconds_total": nil, "process_resident_memory_bytes": nil}
 	for _, f := range exporters.Families() {
-		all[f.Name] = f.Labels
+		if f.Type != exporters.Histogram {
+			all[f.Name] = f.Labels
+			continue
+		}
+		all[f.Name+"_count"], all[f.Name+"_sum"] = f.Labels, f.Labels
+		all[f.Name+"_bucket"] = append(slices.Clone(f.Labels), "le")
 	}
 	for _, m := range record.FindAllStringSubmatch(text(t, Rules), -1) {
 		all[m[1]] = slices.Concat(groupings(m[2])...)
@@ -34,7 +42,8 @@ var targetLabels = []string{"cluster", "instance", "job", "exported_service", "e
 
 // What may stand in a query beside metrics and labels. An unknown word is a misspelt metric.
 var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase changes
-	absent label_replace last_over_time max_over_time vector up m h s ms bool bottomk clamp_min offset time`)
+	absent label_replace last_over_time max_over_time min_over_time vector up m h s ms bool bottomk clamp_min offset time
+	histogram_quantile`)
 
 var (
 	quoted   = regexp.MustCompile(`"[^"]*"`)
@@ -100,11 +109,41 @@ func TestUnknownNames(t *testing.T) {
 		{`max_over_time(instance_stack_service:bridgewatch_packets:rate5m{service!=""}[7d]) > 0.5`, nil},
 		{`instance_stack_service:bridgewatch_packets:rate5m{reason=""}`, []string{"instance_stack_service:bridgewatch_packets:rate5m has no label reason"}},
 		{`instance_stack_service:bridgewatch_packets:rate7m`, []string{"no metric instance_stack_service:bridgewatch_packets:rate7m"}},
+		{`histogram_quantile(0.9, sum by (resolver, le) (rate(bridgewatch_dns_lookup_duration_seconds_bucket[5m])))`, nil},
+		{`sum by (le) (bridgewatch_dns_lookup_duration_seconds_count)`, []string{"no label le"}},
+		{`rate(bridgewatch_dns_lookup_duration_seconds[5m])`, []string{"no metric bridgewatch_dns_lookup_duration_seconds"}},
 		{`process_open_fds`, []string{"no metric process_open_fds"}},
 		{`bridgewatch_docker_up and on (job, node) bridgewatch_build_info`, []string{"no label node"}},
 	} {
 		if diff := cmp.Diff(tc.want, unknownNames(t, tc.expr)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.expr, diff)
 		}
+	}
+}
+
+var bucket = regexp.MustCompile(`(bridgewatch_\w+)_bucket\{[^}]*\ble=~?\\?"([^"\\]+)\\?"`)
+
+// A bound of a bucket that a query asks for is one of the histogram's, written as every Prometheus may have it: 1 or 1.0.
+func TestBucketsExist(t *testing.T) {
+	bounds := map[string][]float64{}
+	for _, f := range exporters.Families() {
+		bounds[f.Name] = f.Bounds
+	}
+	asked := 0
+	for _, file := range append(dashboardNames(t), Rules) {
+		for _, m := range bucket.FindAllStringSubmatch(text(t, file), -1) {
+			asked++
+			plain, point, _ := strings.Cut(m[2], "|")
+			bound, err := strconv.ParseFloat(plain, 64)
+			if err != nil || !slices.Contains(bounds[m[1]], bound) {
+				t.Errorf("%s asks for the bucket %s of %s, whose bounds are %v", file, plain, m[1], bounds[m[1]])
+			}
+			if bound == math.Trunc(bound) && point != plain+"[.]0" {
+				t.Errorf("%s asks for the bucket %q of %s, which OpenMetrics writes as %s.0", file, m[2], m[1], plain)
+			}
+		}
+	}
+	if asked == 0 {
+		t.Error("nothing asks for a bucket: this test looks at nothing")
 	}
 }

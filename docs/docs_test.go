@@ -141,7 +141,8 @@ In the pages' commands CONTAINER, NETWORK and IMAGE are Docker's names, and PID 
 ` + "`docker inspect -f '{{.State.Pid}}' CONTAINER`" + `. BRIDGE is a network's device: docker0, or br- and the first twelve
 digits of the network's ID, or what its option ` + "`com.docker.network.bridge.name`" + ` says. VETH is the host's end of a
 container's interface, UPLINK the device that leads out of the host. Commands run as root on the host. ` + "`conntrack`" + `
-before 1.4.7 shows and deletes IPv4 only, unless it is given ` + "`-f ipv6`" + ` or an IPv6 address.
+before 1.4.7 shows and deletes IPv4 only, unless it is given ` + "`-f ipv6`" + ` or an IPv6 address. ` + "`dig`" + `
+is in the package bind9-dnsutils, or bind-utils; ` + "`nsenter -t PID -n dig`" + ` runs the host's in the container's network.
 
 Labels that accept a finding are the container's: ` + "`--label`" + ` of docker run, ` + "`--container-label`" + ` of docker service, in a
 Compose file ` + "`labels:`" + ` of the service itself. Those under ` + "`deploy:`" + ` are a Swarm service's own, which only an agent on a

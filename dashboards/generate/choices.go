@@ -2,7 +2,10 @@
 
 package main
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // What every page lets the operator choose: hosts, stacks and services.
 func who() []object {
@@ -22,16 +25,20 @@ func host() object {
 
 // kinds lets the operator choose which kinds of drop to see.
 func kinds() object {
-	all := []string{"fault", "application", "policy", "benign"}
+	return options("kind", "Kind of drop", "fault: lost by the network. application: refused by a program. policy: a rule did its work. benign: noise.",
+		[]string{"fault", "application", "policy", "benign"}, []string{"fault"})
+}
+
+// options is a variable with values of its own, of which some are chosen at first.
+func options(name, label, description string, all, first []string) object {
 	var options []object
-	for _, kind := range all {
-		options = append(options, object{"text": kind, "value": kind, "selected": kind == "fault"})
+	for _, value := range all {
+		options = append(options, object{"text": value, "value": value, "selected": slices.Contains(first, value)})
 	}
 	return object{
-		"name": "kind", "label": "Kind of drop", "type": "custom", "query": strings.Join(all, ","),
-		"description": "fault: lost by the network. application: refused by a program. policy: a rule did its work. benign: noise.",
-		"multi":       true, "includeAll": true, "allValue": ".*", "hide": 0, "skipUrlSync": false, "options": options,
-		"current": object{"selected": true, "text": []string{"fault"}, "value": []string{"fault"}},
+		"name": name, "label": label, "type": "custom", "query": strings.Join(all, ","), "description": description,
+		"multi": true, "includeAll": true, "allValue": ".*", "hide": 0, "skipUrlSync": false, "options": options,
+		"current": object{"selected": true, "text": first, "value": first},
 	}
 }
 

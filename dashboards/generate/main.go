@@ -38,7 +38,8 @@ func run() error {
 func files() (map[string][]byte, error) {
 	all := map[string][]byte{"findings.rules.yml": findingRules(findings.Catalogue())}
 	for name, p := range map[string]page{
-		"overview.json": overview(), "drops.json": drops(), "flow.json": flow(), "nat.json": nat(), "agent.json": agent(),
+		"overview.json": overview(), "drops.json": drops(), "flow.json": flow(), "nat.json": nat(), "dns.json": dns(),
+		"agent.json": agent(),
 	} {
 		text, err := p.grafana()
 		if err != nil {

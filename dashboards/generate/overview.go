@@ -14,6 +14,7 @@ func overview() page {
 			{panels: overviewNumbers()},
 			{id: 32, title: "What is wrong", panels: []panel{findingsAbout(33, "Findings that stand", ""), findingsTimeline()}},
 			{id: 12, title: "Who loses what", panels: overviewLosses()},
+			{id: 40, title: "Who is not told where others are", panels: []panel{failedLookups(41, asked), slowLookups(42, asked)}},
 			{id: 6, title: "Who talks", panels: []panel{receivers(7), senders(8), conversations(9)}},
 			{id: 19, title: "Can I trust a zero?", panels: []panel{signals(20), docker(21)}},
 		},

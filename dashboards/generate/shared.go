@@ -60,6 +60,23 @@ func lossTable(id int) panel {
 		}}}
 }
 
+func failedLookups(id int, matchers string) panel {
+	return panel{id, "Share of lookups that fail",
+		"Of the lookups of a service at a leg, those that nobody answered, or with a code that says that something is wrong: the ten services " +
+			"with most. Above the dashed line for ten minutes pages, if it was below 5 % within the last week. All services of a host at once: " +
+			"the servers that it asks.",
+		12, 9, []query{{`topk(10, ` + failedShare(byService, matchers) + `)`, serviceLegend, false}},
+		lines{unit: "percentunit", alarm: 0.2}}
+}
+
+func slowLookups(id int, matchers string) panel {
+	return panel{id, "Share of answers that take more than a second",
+		"Of the answers to a service at a leg: the ten services with most. Above the dashed line for long makes a ticket, which counts lookups " +
+			"without an answer too. Mostly a server that is silent and is asked first: see the page about dns.",
+		12, 9, []query{{`topk(10, ` + slowShare(byService, matchers) + `)`, serviceLegend, false}},
+		lines{unit: "percentunit", alarm: 0.05}}
+}
+
 func signals(id int) panel {
 	return panel{id, "Signals",
 		"Each signal of each agent: on, or off with the reason. What an off signal counts is missing, not zero. bridgewatch check on the " +
