@@ -11,7 +11,7 @@ SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
 PACKAGES_LINT     := clang-format-$(LLVM) prometheus prometheus-alertmanager
 PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
-PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ipvsadm ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ipvsadm ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev musl-tools
 
 # Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
 export BPF2GO_CC     := clang-$(LLVM)
@@ -19,7 +19,7 @@ export BPF2GO_STRIP  := llvm-strip-$(LLVM)
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -mcpu=v2 -nostdinc -I../bpf/include -I/usr/include
 
 LINT      := bin/tools/golangci-lint-$(GOLANGCI_LINT)
-C_FILES    = $(wildcard bpf/*.c bpf/*.h bpf/include/*.h)
+C_FILES    = $(wildcard bpf/*.c bpf/*.h bpf/include/*.h e2e/resolve/*.c)
 RULES      = $(wildcard dashboards/*.rules.yml)
 GENERATED  = $(wildcard loader/*_bpfel* dashboards/*.json dashboards/findings.rules.yml docs/findings/README.md)
 
@@ -109,5 +109,7 @@ test-mesh: ## Swarm's routing mesh on a kernel that has IPVS (MESH_KERNEL), in a
 	e2e/vm/fetch-kernels.sh $(MESH_KERNEL)
 	CGO_ENABLED=0 go test -c -o bin/lab/e2e.test ./e2e
 	CGO_ENABLED=0 go build -o bin/lab/ ./e2e/traffic ./cmd/bridgewatch
+	gcc -O2 -o bin/lab/resolve-gnu e2e/resolve/resolve.c
+	musl-gcc -O2 -static -o bin/lab/resolve-musl e2e/resolve/resolve.c
 	cd e2e && $(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=3000 BRIDGEWATCH_LAB_PROGRAMS=$(CURDIR)/bin/lab \
 		vm/run.sh $(MESH_KERNEL) ../bin/lab/e2e.test -test.run '^TestMesh$$' -test.v -test.timeout 45m

@@ -116,6 +116,16 @@ type otlpMetric struct {
 		AggregationTemporality int // 2: cumulative
 		IsMonotonic            bool
 	}
+	Histogram *struct {
+		DataPoints             []otlpDistribution
+		AggregationTemporality int
+	}
+}
+
+type otlpDistribution struct {
+	otlpPoint
+	Count        uint64 `json:",string"`
+	BucketCounts []string
 }
 
 type otlpPoint struct {

@@ -21,7 +21,7 @@ import (
 func TestDashboard(t *testing.T) {
 	engine := lab.StartEngine(t, "--experimental", "--ip6tables")
 	network := engine.Network(t, "front", "--subnet", subnet)
-	agent := lab.StartAgent(t, engine)
+	agent := lab.StartAgent(t, engine, "--dns.names=top:20", "--dns.timeout=3s")
 	prom := launchPrometheus(t, scrapeConfig(t, agent.Address, nil),
 		[]string{shipped(t, dashboards.Rules), shipped(t, dashboards.FindingRules)})
 	// What was counted before the first scrape is no increase.
@@ -55,10 +55,13 @@ func TestDashboard(t *testing.T) {
 	visitor(lab.Outside(t), lab.HostAddress6, time.Second) // one of five loses its address: the container has no IPv6
 	visitor(lab.Host(t), loopback.Addr(), time.Second)
 
+	lookUp := lookups(t, engine, app)
+
 	empty := allQueries(t)
 	end := time.Now().Add(90 * time.Second)
 	for empty = prom.empty(t, empty); len(empty) > 0 && time.Now().Before(end); empty = prom.empty(t, empty) {
 		lab.Outside(t).Send(t, lab.Datagrams{To: netip.AddrPortFrom(lab.HostAddress, port), Count: 10})
+		lookUp()
 		time.Sleep(2 * time.Second)
 	}
 	for _, q := range empty {
@@ -67,6 +70,32 @@ func TestDashboard(t *testing.T) {
 	checkLossTable(t, prom)
 	checkFindingsTable(t, prom)
 	checkRules(t, prom)
+}
+
+// lookups returns what makes some on each leg. A few fail, too few for an alert; one service has the finding about search lists,
+// which is information.
+func lookups(t *testing.T, engine *lab.Engine, app func(service string, more ...string) []string) (once func()) {
+	t.Helper()
+	lab.Outside(t).ServeDNS(t, []netip.Addr{lab.OutsideAddress})
+	outside := []string{"--dns", lab.OutsideAddress.String()}
+	asker := engine.Run(t, "shop-asker", app("asker", outside...))
+	searcher := engine.Run(t, "shop-searcher", app("searcher", append(outside, "--dns-search", "search", "--dns-option", "ndots:5")...))
+	loner := engine.Run(t, "loner", outside) // on the default bridge
+	rare := [][]string{
+		{"servfail.world"}, {"slow.world"}, {"wrongid.world"}, {"second.world", "--tries=2", "--patience=100ms"},
+		{"big.world"}, {"big.world", "--protocol=tcp"},
+	}
+	times := 0
+	return func() {
+		asker.Traffic(t, "dns-ask", "ok-#.world", "--count=100", "--type=A", "--type=AAAA")
+		loner.Traffic(t, "dns-ask", "ok-#.world", "--count=20", "--server="+netip.AddrPortFrom(lab.OutsideAddress, 53).String())
+		searcher.Traffic(t, "resolve", "bare-a", "bare-b", "bare-c", "bare-d", "--for=ip4")
+		if times++; times%5 == 1 {
+			for _, lookup := range rare {
+				asker.Traffic(t, append([]string{"dns-ask"}, lookup...)...)
+			}
+		}
+	}
 }
 
 // checkLossTable requires that the tables of losses name the one container that loses packets, and no other. Lines
@@ -142,7 +171,7 @@ func checkRules(t *testing.T, p prometheus) {
 
 // zeroIsGood matches queries about troubles that the app does not have: what they must show is that there are none.
 var zeroIsGood = regexp.MustCompile(`lost_records|unattributed|series_overflow|1 - bridgewatch_signal_enabled|` +
-	`listen_overflows|severity="critical"} == 1|conntrack_failures`)
+	`listen_overflows|severity="critical"} == 1|conntrack_failures|dns_upstream_(timeouts|failures)`)
 
 // mayBeEmpty matches queries about what has no series until it happens, and does not happen here; and the one that marks that
 // the agent was started again.

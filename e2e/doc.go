@@ -3,6 +3,6 @@
 // Package e2e proves Bridgewatch on a real Docker engine: what the agent counts is held against counters of the
 // kernel that are not the agent's, and against what the senders say.
 //
-// The tests need root, Debian's docker.io, busybox-static and prometheus, and iproute2, iptables and nftables. They run on a
-// host of their own; see package lab.
+// The tests need root, Debian's docker.io, busybox-static, prometheus, gcc and musl-tools, and iproute2, iptables and
+// nftables. They run on a host of their own; see package lab.
 package e2e

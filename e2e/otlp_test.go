@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ func playOTLP(t *testing.T, engine *lab.Engine, name string) {
 	victim := s.run("victim")
 	rule := s.host.AddRule(s, s.family, "filter", s.userChain(), append(s.source(victim), "-j", "DROP")...)
 	victim.Send(s, lab.Datagrams{To: s.beyond(), Count: 100})
+	victim.Traffic(s, "lookup", victim.Name)
 
 	compareOTLP(t, agent, c, victim, rule)
 	compareEvents(t, agent, c, victim, s.at(victim).Addr())
@@ -141,18 +143,51 @@ func checkMetric(t *testing.T, m otlpMetric) []otlpPoint {
 	if !regexp.MustCompile(`^(By|s|\{[a-z]+\})$`).MatchString(m.Unit) {
 		t.Errorf("%s has the unit %q", m.Name, m.Unit)
 	}
-	if m.Sum == nil {
+	switch {
+	case m.Gauge != nil:
 		return m.Gauge.DataPoints
+	case m.Histogram != nil:
+		return checkHistogram(t, m)
 	}
 	if !m.Sum.IsMonotonic || m.Sum.AggregationTemporality != 2 {
 		t.Errorf("%s is no counter: %+v", m.Name, m.Sum)
 	}
 	for _, p := range m.Sum.DataPoints {
-		if start := time.Time(p.StartTimeUnixNano); start.After(time.Time(p.TimeUnixNano)) || time.Since(start) > time.Hour {
-			t.Errorf("%s %v began at %v", m.Name, p.Attributes, start)
-		}
+		checkStart(t, m.Name, p)
 	}
 	return m.Sum.DataPoints
+}
+
+// checkHistogram checks what is not in the values, and returns how many were observed: so many as are in the buckets.
+func checkHistogram(t *testing.T, m otlpMetric) (counts []otlpPoint) {
+	t.Helper()
+	if m.Histogram.AggregationTemporality != 2 {
+		t.Errorf("%s is not cumulative: %+v", m.Name, m.Histogram)
+	}
+	for _, d := range m.Histogram.DataPoints {
+		checkStart(t, m.Name, d.otlpPoint)
+		var inBuckets uint64
+		for _, text := range d.BucketCounts {
+			n, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				t.Errorf("%s %v has a bucket with %q: %v", m.Name, d.Attributes, text, err)
+			}
+			inBuckets += n
+		}
+		if inBuckets != d.Count {
+			t.Errorf("%s %v has %d in its buckets, of %d", m.Name, d.Attributes, inBuckets, d.Count)
+		}
+		d.AsDouble = float64(d.Count)
+		counts = append(counts, d.otlpPoint)
+	}
+	return counts
+}
+
+func checkStart(t *testing.T, name string, p otlpPoint) {
+	t.Helper()
+	if start := time.Time(p.StartTimeUnixNano); start.After(time.Time(p.TimeUnixNano)) || time.Since(start) > time.Hour {
+		t.Errorf("%s %v began at %v", name, p.Attributes, start)
+	}
 }
 
 // compareSeries wants in an export what was in /metrics before and after it: a value that did not change in between exactly,

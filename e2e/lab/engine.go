@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Image is the lab's only container image: busybox and the traffic program.
+// Image is the lab's only container image: busybox, the traffic program, and [Musl] and [GNU].
 const Image = "lab:1"
 
 // Engine is a Docker engine on the lab host. Its methods are for one goroutine at a time.
@@ -117,22 +117,27 @@ func (e *Engine) command(args ...string) []string {
 	return append([]string{"docker", "--host", e.Name}, args...)
 }
 
-// importImage makes the image from the machine's static busybox and the traffic program.
+// importImage makes the image from the machine's static busybox, the traffic program, and the one that looks names up, with
+// the machine's C library.
 func (e *Engine) importImage(tb testing.TB) {
 	tb.Helper()
-	bin := filepath.Join(e.dir, "image", "bin")
+	root := filepath.Join(e.dir, "image")
+	bin := filepath.Join(root, "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		tb.Fatal(err)
 	}
-	for name, source := range map[string]string{"traffic": program(tb, "traffic"), "busybox": "/bin/busybox"} {
+	for name, source := range map[string]string{
+		"busybox": "/bin/busybox", "traffic": program(tb, "traffic"), Musl: program(tb, Musl), GNU: program(tb, GNU),
+	} {
 		run(tb, "cp", source, filepath.Join(bin, name))
 	}
+	run(tb, append([]string{"cp", "--parents", "--dereference", "--target-directory", root}, libraries(tb, program(tb, GNU))...)...)
 	for _, applet := range []string{"sh", "sleep", "ping"} {
 		if err := os.Symlink("busybox", filepath.Join(bin, applet)); err != nil {
 			tb.Fatal(err)
 		}
 	}
 	archive := filepath.Join(e.dir, "image.tar")
-	run(tb, "tar", "-C", filepath.Dir(bin), "-cf", archive, ".")
+	run(tb, "tar", "-C", root, "-cf", archive, ".")
 	e.Docker(tb, "import", "--change", "ENV PATH=/bin", archive, Image)
 }

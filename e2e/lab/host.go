@@ -201,20 +201,26 @@ func endChildren() error {
 
 // buildPrograms writes what the lab runs to a folder.
 func buildPrograms(dir string) error {
-	return errors.Join(build(dir, "traffic", "./e2e/traffic"), build(dir, "bridgewatch", "./cmd/bridgewatch"))
-}
-
-// build writes the static program of a package of this module to dir.
-func build(dir, name, pkg string) error {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return fmt.Errorf("find module: %w", err)
 	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-	cmd.Dir = strings.TrimSpace(string(root))
+	root := strings.TrimSpace(string(out))
+	return errors.Join(
+		build(root, "go", "build", "-o", filepath.Join(dir, "traffic"), "./e2e/traffic"),
+		build(root, "go", "build", "-o", filepath.Join(dir, "bridgewatch"), "./cmd/bridgewatch"),
+		build(root, "gcc", "-O2", "-Wall", "-Werror", "-o", filepath.Join(dir, GNU), "e2e/resolve/resolve.c"),
+		build(root, "musl-gcc", "-O2", "-Wall", "-Werror", "-static", "-o", filepath.Join(dir, Musl), "e2e/resolve/resolve.c"),
+	)
+}
+
+// build runs a compiler in the module's root. Go makes static programs.
+func build(root string, command ...string) error {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		return fmt.Errorf("build with %q: %w\n%s", command, err, out)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type Sample struct {
 // Metrics is the outcome of one scrape.
 type Metrics []Sample
 
-// ParseMetrics reads Prometheus's text format. Histograms are left out.
+// ParseMetrics reads Prometheus's text format. Of a histogram the value is how many were observed.
 func ParseMetrics(tb testing.TB, text string) Metrics {
 	tb.Helper()
 	all, err := parseMetrics(text)
@@ -65,6 +65,8 @@ func value(m *dto.Metric) float64 {
 		return m.Gauge.GetValue()
 	case m.Untyped != nil:
 		return m.Untyped.GetValue()
+	case m.Histogram != nil:
+		return float64(m.Histogram.GetSampleCount())
 	}
 	return math.NaN()
 }

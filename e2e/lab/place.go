@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -59,6 +60,13 @@ type Report struct {
 	Errors map[string]int // failed system calls by symbol
 	// Seconds is how long it took to send that.
 	Seconds float64
+
+	// Answered counts DNS lookups that were answered.
+	Answered int
+	// Strays counts messages on a socket shared by all lookups that answer none of them.
+	Strays int
+	// Lookups are the DNS lookups, in order.
+	Lookups []DNSLookup
 
 	// Exchanged are the connections that a mirror answered on.
 	Exchanged []Exchange
@@ -119,18 +127,20 @@ func (p Place) Serve(tb testing.TB, command string, port uint16, flags ...string
 	p.awaitListener(tb, port)
 }
 
-// Start runs the traffic program in the place until the test ends.
-func (p Place) Start(tb testing.TB, args ...string) {
+// Start runs the traffic program in the place until the test ends, or until it is told to end it.
+func (p Place) Start(tb testing.TB, args ...string) (end func()) {
 	tb.Helper()
 	args = append(p.exec[:len(p.exec):len(p.exec)], args...)
 	cmd := exec.Command(args[0], args[1:]...)
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("start %q: %v", args, err)
 	}
-	tb.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	tb.Cleanup(end)
+	return end
 }
 
 // awaitListener waits until a socket of the place's namespace is bound to the port.

@@ -25,6 +25,12 @@ type report struct {
 	Seconds float64 `json:"seconds,omitempty"`
 	// Errors counts failed system calls by the name of the error.
 	Errors map[string]int `json:"errors,omitempty"`
+	// Answered counts DNS lookups that were answered.
+	Answered int `json:"answered,omitempty"`
+	// Strays counts messages on a socket shared by all lookups that answer none of them.
+	Strays int `json:"strays,omitempty"`
+	// Lookups are the DNS lookups, in order.
+	Lookups []lookedUp `json:"lookups,omitempty"`
 	// Exchanged are the connections that a mirror answered on.
 	Exchanged []exchanged `json:"exchanged,omitempty"`
 	// Transmitted is what the devices of this namespace have sent since their birth, but for loopback.
@@ -65,6 +71,11 @@ func main() {
 		SCTPInit   sctpInit        `cmd:"" name:"sctp-init" help:"Ask for a counted number of SCTP associations."`
 		UDPSpread  udpSpread       `cmd:"" name:"udp-spread" help:"Send datagrams from and to many ports."`
 		Lookup     lookup          `cmd:"" help:"Look a name up a counted number of times."`
+		DNSServe   dnsServe        `cmd:"" name:"dns-serve" help:"Answer DNS lookups in the way that the name says."`
+		DNSAsk     dnsAsk          `cmd:"" name:"dns-ask" help:"Make a counted number of DNS lookups."`
+		DNSFlood   dnsFlood        `cmd:"" name:"dns-flood" help:"Make DNS lookups at a rate."`
+		DNSShout   dnsShout        `cmd:"" name:"dns-shout" help:"Ask a group."`
+		Resolve    resolve         `cmd:"" help:"Look names up with the resolver of Go."`
 		Talk       talk            `cmd:"" help:"Listen, and talk to others by name, again and again."`
 		Sleep      sleepCommand    `cmd:"" help:"Do nothing."`
 	}
