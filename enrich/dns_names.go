@@ -35,6 +35,10 @@ type nameHolder struct {
 // alive tells whether somebody has the name now.
 func (h *nameHolder) alive() bool { return h.service != nil || h.member.alive() }
 
+// runs tells whether somebody has the name who is wherever it is going to be: what has been made and is not started yet is on
+// no network.
+func (h *nameHolder) runs() bool { return h.service != nil || h.member.Running && !h.member.sketch }
+
 // registered tells whether the name should be known where it is served.
 func (h *nameHolder) registered() bool {
 	return h.service != nil || h.member.alive() && h.member.isRegistered()
@@ -242,6 +246,7 @@ func (s *State) misname(l *Lookup, asker *member, late bool) (Misname, []NameTar
 		switch {
 		case isHere:
 			here = append(here, *h)
+		case !h.runs(): // it may be on its way to where the asker is
 		case !asked && (h.hostname || public):
 		case h.hostname && !onDefaultBridge:
 			hosts = appendFew(hosts, h)

@@ -253,6 +253,27 @@ func TestMisnameOnTwoNetworks(t *testing.T) {
 	}
 }
 
+// Who was made and does not run yet may be on its way to the asker's network, which the engine does not tell before.
+func TestMisnameOfCreated(t *testing.T) {
+	w := newNamedTown(t)
+	created := on(w.container("epsilon"), "web", "172.30.1.51")
+	started := created.StartedAt
+	created.Running, created.PID, created.StartedAt = false, 0, time.Time{}
+	created.Endpoints[0].NetworkID = ""
+	for _, known := range []func(){func() { w.SketchContainer(created) }, func() { w.PutContainer(created) }} {
+		known()
+		if got := w.explained(w.asked(alphaPort, "epsilon")); got.Misname != "" {
+			t.Errorf("got %q of %v, want no reason", got.Misname, targetsOf(got))
+		}
+	}
+	created.Running, created.PID, created.StartedAt = true, 4711, started
+	created.Endpoints[0].NetworkID, created.Endpoints[0].Network = idOf("network back"), "back"
+	w.PutContainer(created)
+	if got := w.explained(w.asked(alphaPort, "epsilon")); got.Misname != MisnameOtherNetwork {
+		t.Errorf("got %q, want %q", got.Misname, MisnameOtherNetwork)
+	}
+}
+
 // Who is on many networks, and of whom there are many, is named four times at most.
 func TestMisnameHasFewTargets(t *testing.T) {
 	w := newNamedTown(t)
