@@ -22,7 +22,9 @@ const (
 
 // TestHealthyHost lets services talk, look each other up, restart and be replaced. Nothing is wrong, so nothing may be found.
 func TestHealthyHost(t *testing.T) {
-	engine := lab.StartEngine(t)
+	// Who asks for a service while that is restarted asks the world, where somebody has to say that there is no such name.
+	lab.Outside(t).ServeDNS(t, []netip.Addr{lab.OutsideAddress}, "--always", "nx")
+	engine := lab.StartEngine(t, "--dns", lab.OutsideAddress.String())
 	agent := lab.StartAgent(t, engine)
 	found := lab.WatchFindings(t, agent)
 	networks := []string{
