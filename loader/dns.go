@@ -54,12 +54,8 @@ type DNSTry struct {
 type DNSAnswer struct {
 	RCode     uint16 // with the upper bits that EDNS has
 	Truncated bool
-	Recursion bool          // the server offers recursion
-	Authority bool          // the server answers for the zone itself
-	Records   int           // in the answer section, as its header has it
-	Addresses []netip.Addr  // of A and AAAA records, 16 at most
-	TTL       time.Duration // the least of those records' ones; 0 without any
-	Size      int           // bytes of the message
+	Records   int          // in the answer section, as its header has it
+	Addresses []netip.Addr // of A and AAAA records, 16 at most
 }
 
 // DNSLookup is a question of one client, with all messages that ask it, and what came of it.

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -82,8 +81,7 @@ func (r *dnsReader) read(copied []byte, length int) (*dnsMessage, dnsFlaw) {
 	}
 	if m.response {
 		m.answer = DNSAnswer{
-			RCode: uint16(header.RCode), Truncated: header.Truncated, Recursion: header.RecursionAvailable,
-			Authority: header.Authoritative, Records: int(binary.BigEndian.Uint16(copied[6:])), Size: length,
+			RCode: uint16(header.RCode), Truncated: header.Truncated, Records: int(binary.BigEndian.Uint16(copied[6:])),
 		}
 		m.broken = r.readRecords(header.RCode) != nil && short == dnsMalformed && !header.Truncated
 	}
@@ -184,13 +182,6 @@ func (r *dnsReader) readAddress(header *dnsmessage.ResourceHeader) {
 		return
 	}
 	a := &r.message.answer
-	ttl := time.Duration(header.TTL) * time.Second
-	if header.TTL > 1<<31-1 { // RFC 2181 section 8
-		ttl = 0
-	}
-	if len(a.Addresses) == 0 || ttl < a.TTL {
-		a.TTL = ttl
-	}
 	if a.Addresses == nil {
 		a.Addresses = r.addresses[:0]
 	}

@@ -139,7 +139,7 @@ func TestDNSStreamSplitAnywhere(t *testing.T) {
 				t.Fatalf("cut at %d and %d (-want +got):\n%s", i, j, diff)
 			}
 			for _, lookup := range news.Lookups {
-				if len(lookup.Answer.Addresses) != 1 || lookup.Protocol != unix.IPPROTO_TCP || lookup.Answer.Size != len(answers)/2-2 {
+				if len(lookup.Answer.Addresses) != 1 || lookup.Protocol != unix.IPPROTO_TCP {
 					t.Fatalf("cut at %d and %d: %+v", i, j, lookup)
 				}
 			}
