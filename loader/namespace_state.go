@@ -15,13 +15,14 @@ import (
 
 // ReadNetns reads the counters of the network namespace that a process lives in, without entering it. ErrNetnsGone: the
 // process has ended. The number of one that has may belong to another soon, in any namespace: the caller must know that it
-// still is who it was, and that /proc shows the process id namespace that the number is from. Links stays empty. It may be
+// still is who it was. Links stays empty. It may be
 // called concurrently. Takes about 50 µs, more on machines with many processors, whose counts the kernel adds up.
-func ReadNetns(pid int) (NetnsState, error) {
+func (p Procfs) ReadNetns(pid int) (NetnsState, error) {
+	process := strconv.Itoa(pid)
 	var s NetnsState
 	var err error
 	// It may be missing although the process lives: that is told apart by the files after it, which every kernel has.
-	s.Conntrack, err = readConntrackStats(fmt.Sprintf("/proc/%d/net/stat/nf_conntrack", pid))
+	s.Conntrack, err = readConntrackStats(p.file(process, "net/stat/nf_conntrack"))
 	if err != nil && !gone(err) {
 		return NetnsState{}, err
 	}
@@ -33,7 +34,7 @@ func ReadNetns(pid int) (NetnsState, error) {
 		{"netstat", "TcpExt:", map[string]*uint64{"ListenOverflows": &s.ListenOverflows, "ListenDrops": &s.ListenDrops}},
 		{"snmp", "Ip:", map[string]*uint64{"OutNoRoutes": &s.OutNoRoutes}},
 	} {
-		path := fmt.Sprintf("/proc/%d/net/%s", pid, table.file)
+		path := p.file(process, "net/"+table.file)
 		text, err := os.ReadFile(path)
 		if gone(err) {
 			return NetnsState{}, fmt.Errorf("%w: that of process %d", ErrNetnsGone, pid)

@@ -35,7 +35,7 @@ func startContainer(tb testing.TB) *exec.Cmd {
 
 func mustReadNetns(tb testing.TB, pid int) NetnsState {
 	tb.Helper()
-	s, err := ReadNetns(pid)
+	s, err := Procfs("").ReadNetns(pid)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -130,12 +130,12 @@ func TestProcessIsGone(t *testing.T) {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err == nil && strings.Contains(string(status), ") Z ")
 	})
-	if s, err := ReadNetns(pid); !errors.Is(err, ErrNetnsGone) || !cmp.Equal(s, NetnsState{}) {
+	if s, err := Procfs("").ReadNetns(pid); !errors.Is(err, ErrNetnsGone) || !cmp.Equal(s, NetnsState{}) {
 		t.Errorf("%+v, %v, want %v", s, err, ErrNetnsGone)
 	}
 	_ = container.Wait() // says that it was killed
 	for _, pid := range []int{pid, 0, -1} {
-		if s, err := ReadNetns(pid); !errors.Is(err, ErrNetnsGone) || !cmp.Equal(s, NetnsState{}) {
+		if s, err := Procfs("").ReadNetns(pid); !errors.Is(err, ErrNetnsGone) || !cmp.Equal(s, NetnsState{}) {
 			t.Errorf("process %d: %+v, %v, want %v", pid, s, err, ErrNetnsGone)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -26,14 +27,16 @@ const ownersPeriod = 30 * time.Second
 // zero value has looked at none. It must not be used concurrently.
 //
 // Whose a socket is can be seen with CAP_SYS_PTRACE, or of processes that have no more privileges than the caller and the
-// same user, and only of processes that the caller's /proc shows.
+// same user, and only of processes that Procfs shows.
 type SocketOwners struct {
+	Procfs Procfs // not to be changed once it was used
+
 	names   map[uint32]string // by the socket's inode; "": nobody's who can be seen
 	proxies int
 	looked  time.Time // at all processes
 }
 
-// process is one that /proc shows.
+// process is one that procfs shows.
 type process struct {
 	folder string
 	name   string
@@ -55,7 +58,7 @@ func (o *SocketOwners) update(inodes []uint32, now time.Time) error {
 	if len(missing) == 0 && !again {
 		return nil
 	}
-	processes, err := listProcesses()
+	processes, err := o.Procfs.processes()
 	if err != nil {
 		return err
 	}
@@ -96,9 +99,9 @@ func (o *SocketOwners) find(p process, missing map[string]uint32) {
 	}
 }
 
-// listProcesses lists the processes that /proc shows.
-func listProcesses() ([]process, error) {
-	entries, err := readNames("/proc")
+// processes lists all that there are.
+func (p Procfs) processes() ([]process, error) {
+	entries, err := readNames(p.root())
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -107,7 +110,7 @@ func listProcesses() ([]process, error) {
 		if _, err := strconv.Atoi(entry); err != nil {
 			continue
 		}
-		folder := "/proc/" + entry
+		folder := filepath.Join(p.root(), entry)
 		name, err := os.ReadFile(folder + "/comm")
 		if err != nil {
 			continue // it has ended

@@ -44,6 +44,7 @@ type RulesetChange struct {
 // Rulesets receives the kernel's news of changed nftables rules, which those of iptables-nft are too, in its own network
 // namespace and all that this one has a number for. Legacy iptables tells nobody. All methods may be called concurrently.
 type Rulesets struct {
+	procfs Procfs
 	socket *os.File
 
 	mu       sync.Mutex
@@ -54,12 +55,12 @@ type Rulesets struct {
 }
 
 // OpenRulesets subscribes to changes of rules. Needs CAP_NET_ADMIN, and CAP_NET_BROADCAST for other namespaces than its own.
-func OpenRulesets() (*Rulesets, error) {
+func OpenRulesets(procfs Procfs) (*Rulesets, error) {
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to changes of rules: %w (%s)", err, needsNetlink)
 	}
-	r := &Rulesets{socket: os.NewFile(uintptr(socket), "rulesets")}
+	r := &Rulesets{procfs: procfs, socket: os.NewFile(uintptr(socket), "rulesets")}
 	if err := subscribeToRulesets(socket); err != nil {
 		return nil, errors.Join(fmt.Errorf("subscribe to changes of rules: %w", err), r.Close())
 	}
@@ -140,7 +141,7 @@ func (r *Rulesets) take(datagram []byte, netnsID int) {
 		return
 	}
 	change.NetnsID, change.At = netnsID, time.Now()
-	change.Parent = parentOf(change.PID, change.Process)
+	change.Parent = r.procfs.parentOf(change.PID, change.Process)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.changes) == maxRulesetChanges {
@@ -177,21 +178,21 @@ func parseRulesetChange(datagram []byte) (change RulesetChange, ok bool) {
 }
 
 // parentOf names the process that started another, which must still be there under its name.
-func parentOf(pid int, name string) string {
-	own, parent, err := readProcess(pid)
+func (p Procfs) parentOf(pid int, name string) string {
+	own, parent, err := p.readProcess(pid)
 	if err != nil || own != name {
 		return ""
 	}
-	parentName, _, err := readProcess(parent)
+	parentName, _, err := p.readProcess(parent)
 	if err != nil {
 		return ""
 	}
 	return parentName
 }
 
-// readProcess returns a process's name and its parent's number, as /proc numbers them.
-func readProcess(pid int) (name string, parent int, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// readProcess returns a process's name and its parent's number, as procfs numbers them.
+func (p Procfs) readProcess(pid int) (name string, parent int, err error) {
+	stat, err := os.ReadFile(p.file(strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return "", 0, fmt.Errorf("read process: %w", err)
 	}

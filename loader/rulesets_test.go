@@ -20,7 +20,7 @@ import (
 // mustOpenRulesets follows the rules of the calling thread's namespace until the test ends.
 func mustOpenRulesets(tb testing.TB) *Rulesets {
 	tb.Helper()
-	rulesets, err := OpenRulesets()
+	rulesets, err := OpenRulesets("")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestParentOf(t *testing.T) {
 		{"iptables", child.Process.Pid, ""},
 		{"sleep", 0, ""},
 	} {
-		if got := parentOf(tc.pid, tc.name); got != tc.want {
+		if got := Procfs("").parentOf(tc.pid, tc.name); got != tc.want {
 			t.Errorf("parent of %s, process %d, is %q, want %q", tc.name, tc.pid, got, tc.want)
 		}
 	}
