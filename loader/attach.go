@@ -18,6 +18,8 @@ type device struct {
 	hooks    []hook
 	programs *flowPair // a copy of its own, or nil
 	sandbox  string    // path of the namespace that it is in; "": the one that it was attached in, or wherever it went since
+	place    place     // of an overlay's
+	carried  uint64    // what it had carried when it was left out at first, in packets
 	gone     bool      // from the kernel; its last counts are still to be read
 
 	otherRX, otherTX Counts // of flows_other, as last read
@@ -55,15 +57,23 @@ func (f *Flows) WatchInside(l Link, born bool) (DeviceID, error) {
 }
 
 func (f *Flows) watchInside(l Link, sandbox string, born bool) (DeviceID, error) {
+	return f.watchOwn(l, &device{kind: l.Kind, sandbox: sandbox}, false, born)
+}
+
+// watchOwn attaches a copy of the programs, with a number of its own, to a device of the calling thread's namespace.
+func (f *Flows) watchOwn(l Link, d *device, outside, born bool) (DeviceID, error) {
 	f.mu.Lock()
 	id := f.nextOwn
 	f.nextOwn++
 	f.mu.Unlock()
-	programs, err := f.copyFor(id)
-	if err != nil {
+	if err := f.makeRoom(id, l); err != nil { // before programs are loaded for nothing
 		return 0, err
 	}
-	d := &device{kind: l.Kind, programs: programs, sandbox: sandbox}
+	programs, err := f.copyFor(id, outside)
+	if err != nil {
+		return 0, errors.Join(err, f.objects.Other.Delete(uint32(id)))
+	}
+	d.programs = programs
 	if err := f.watch(id, l, d, programs, born); err != nil {
 		return 0, errors.Join(err, programs.close())
 	}
@@ -79,8 +89,8 @@ func (f *Flows) watch(id DeviceID, l Link, d *device, programs *flowPair, born b
 	}
 	if old != nil { // back before its last counts were read: go on from there
 		d.otherRX, d.otherTX = old.otherRX, old.otherTX
-	} else if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
-		return fmt.Errorf("watch %s: make room for its totals: %w", l.Name, err)
+	} else if err := f.makeRoom(id, l); err != nil {
+		return err
 	}
 	before, err := packetsSeen(l.Index)
 	if err == nil {
@@ -95,9 +105,17 @@ func (f *Flows) watch(id DeviceID, l Link, d *device, programs *flowPair, born b
 		return err
 	}
 	if born {
-		f.beforeAttach += before
+		f.beforeAttach += before - min(before, d.carried)
 	}
 	f.devices[id] = d
+	return nil
+}
+
+// makeRoom makes the entry that the totals of a device are counted in when the table is full.
+func (f *Flows) makeRoom(id DeviceID, l Link) error {
+	if err := f.objects.Other.Put(uint32(id), flowFlowValue{}); err != nil {
+		return fmt.Errorf("watch %s: make room for its totals: %w (%d devices can be watched)", l.Name, err, f.objects.Other.MaxEntries())
+	}
 	return nil
 }
 
@@ -123,7 +141,7 @@ func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
 		{programs.Ingress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
 		{programs.Egress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
 	} {
-		h, err := f.attachSide(l, d.sandbox, side.program, side.tcx, side.parent)
+		h, err := f.attachSide(l, d, side.program, side.tcx, side.parent)
 		if err != nil {
 			return err
 		}
@@ -132,12 +150,16 @@ func (f *Flows) attach(d *device, l Link, programs *flowPair) error {
 	return nil
 }
 
-func (f *Flows) attachSide(l Link, sandbox string, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
+func (f *Flows) attachSide(l Link, d *device, program *ebpf.Program, at ebpf.AttachType, parent uint32) (hook, error) {
 	h, err := f.attachFirst(l.Index, program, at, parent, flowHandle)
-	if err != nil || sandbox == "" || !f.clsact {
+	switch {
+	case err != nil || d.sandbox == "" || !f.clsact:
 		return h, err
+	case d.place != place{}:
+		return &overlayHook{path: d.sandbox, place: d.place, inner: h}, nil
+	default:
+		return &sandboxHook{path: d.sandbox, index: l.Index, inner: h}, nil
 	}
-	return &sandboxHook{path: sandbox, index: l.Index, inner: h}, nil
 }
 
 // attacher attaches programs of type tc to devices of the calling thread's namespace.
@@ -170,7 +192,16 @@ func (f *Flows) Unwatch(id DeviceID) error {
 		return nil
 	}
 	d.gone = true
+	var errs []error
+	if d.programs != nil {
+		spent, err := d.programs.costs()
+		errs = append(errs, err)
+		f.spent.add(spent)
+	}
 	if err := d.detach(); err != nil && !errors.Is(err, unix.ENODEV) {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("unwatch device %d: %w", id, err)
 	}
 	return nil

@@ -30,7 +30,7 @@ type Ability struct {
 func Check() []Ability {
 	return []Ability{
 		checkBTF(), checkDrops(), checkReasons(), checkFunctions(), checkFlows(), checkTCX(), checkEgress(),
-		checkNAT(), checkNATSources(), checkDNS(), checkRulesets(), checkExecs(), checkLinks(),
+		checkOverlay(), checkMisses(), checkNAT(), checkNATSources(), checkDNS(), checkRulesets(), checkExecs(), checkLinks(),
 	}
 }
 
@@ -130,6 +130,24 @@ func checkEgress() Ability {
 	return ability("egress", "program at uplinks", err, "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; use kernel 5.10 or newer")
 }
 
+func checkOverlay() Ability {
+	overlays, err := OpenOverlay(OverlayConfig{})
+	if err == nil {
+		err = overlays.Close()
+	}
+	return ability("overlay", "programs at uplinks", err, "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; use kernel 5.10 or newer")
+}
+
+func checkMisses() Ability {
+	misses, err := OpenMisses()
+	if err == nil {
+		err = misses.Close()
+	}
+	a := ability("overlay", "misses of VXLAN devices", err, "run as root, or with CAP_NET_ADMIN and CAP_NET_BROADCAST")
+	a.Needed = false
+	return a
+}
+
 func checkNAT() Ability {
 	nat, err := OpenNAT(NATConfig{})
 	if err == nil {
@@ -162,7 +180,7 @@ func checkDNS() Ability {
 }
 
 func checkRulesets() Ability {
-	rulesets, err := OpenRulesets()
+	rulesets, err := OpenRulesets("")
 	if err == nil {
 		err = rulesets.Close()
 	}

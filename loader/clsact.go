@@ -17,7 +17,8 @@ const (
 	filterName     = "bridgewatch"
 	filterPriority = 1
 	flowHandle     = 0xb71d
-	egressHandle   = 0xb71e // both may be on one device
+	egressHandle   = 0xb71e
+	overlayHandle  = 0xb71f // all may be on one device
 )
 
 // clsactHook is a filter of ours.

@@ -39,7 +39,6 @@ type Egresses struct {
 	objects egressKernel
 	detail  *table[egressEgressKey, egressEgressValue]
 	other   *table[egressEgressKey, egressEgressValue] // by device alone: what found no room in detail
-	newest  int                                        // the highest ifindex when counting began: the kernel numbers new links beyond
 
 	reading   sync.Mutex
 	tableFull uint64 // counter at the last Read
@@ -47,6 +46,7 @@ type Egresses struct {
 	mu sync.Mutex
 	attacher
 	devices      map[int]hook // by ifindex
+	newest       int          // the highest ifindex of a link that was there at the start, or was watched before
 	beforeAttach uint64
 	subnets      subnets
 }
@@ -143,6 +143,7 @@ func (e *Egresses) watch(index int) error {
 }
 
 func (e *Egresses) unwatch(index int) error {
+	e.newest = max(e.newest, index) // no new link, if it is to be watched again
 	h := e.devices[index]
 	delete(e.devices, index)
 	if err := h.Close(); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -525,6 +525,9 @@ func TestEgressFollowsDevices(t *testing.T) {
 	wantSkbs(index, 0)
 
 	lab.setDevices(t, lab.uplink.Index, index)
+	if before := lossesAt(t, lab.egress.Losses, "before_attach"); before != 11 {
+		t.Errorf("before_attach = %d, want 11: it was watched before", before)
+	}
 	lab.sendFromContainer(t, container4, to, 13, 100)
 	deleteLink(t, "late")
 	lab.setDevices(t, lab.uplink.Index)

@@ -13,7 +13,7 @@ import (
 
 // DeviceID is the number under which a watched device is counted. A device of the host's namespace has its ifindex; one
 // that was watched from its birth and has since left for another namespace, where it may have got a new ifindex, has a
-// number of its own.
+// number of its own, and so has one that was watched in another namespace. No number is used twice.
 type DeviceID uint32
 
 // ownNumbers is where the numbers begin that are no ifindexes, which are positive ints.
@@ -46,11 +46,16 @@ type Flows struct {
 	reading   sync.Mutex
 	tableFull uint64 // counter at the last Read
 
+	overlays sync.Mutex       // held while an overlay's device is attached to; taken before mu, and guards the next two
+	looked   map[Netns]bool   // the overlays' namespaces of which all was watched before
+	skipped  map[place]uint64 // VXLAN devices that were not asked for, and what they had carried by then, in packets
+
 	mu sync.Mutex
 	attacher
 	devices      map[DeviceID]*device
 	nextOwn      DeviceID
 	beforeAttach uint64
+	spent        flowCosts // by copies of the programs that are no more
 }
 
 // flowKernel is what is loaded of the object; the programs are those for devices of the host's namespace.
@@ -72,7 +77,7 @@ func (p *flowPair) close() error { return closeAll(p.Ingress, p.Egress) }
 // OpenFlows loads the programs; nothing is counted before devices are watched. tableSize is the number of conversations
 // kept between two reads, 0: the object's 32,768. Needs 5.10, CAP_BPF and CAP_NET_ADMIN.
 func OpenFlows(tableSize uint32) (*Flows, error) {
-	f := &Flows{devices: make(map[DeviceID]*device), nextOwn: ownNumbers}
+	f := &Flows{devices: make(map[DeviceID]*device), looked: make(map[Netns]bool), skipped: make(map[place]uint64), nextOwn: ownNumbers}
 	if err := f.open(tableSize); err != nil {
 		return nil, errors.Join(explain(err), f.Close())
 	}
@@ -96,10 +101,14 @@ func (f *Flows) open(tableSize uint32) error {
 	return err
 }
 
-// copyFor loads a copy of the programs that counts all it sees for one device, from the device's inside.
-func (f *Flows) copyFor(id DeviceID) (*flowPair, error) {
+// copyFor loads a copy of the programs that counts all it sees for one device. outside: the container is at its other end.
+func (f *Flows) copyFor(id DeviceID, outside bool) (*flowPair, error) {
 	spec := f.spec.Copy()
-	if err := spec.Variables["config"].Set(flowFlowConfig{Device: uint32(id)}); err != nil {
+	config := flowFlowConfig{Device: uint32(id)}
+	if outside {
+		config.Outside = 1
+	}
+	if err := spec.Variables["config"].Set(config); err != nil {
 		return nil, fmt.Errorf("configure flow object: %w", err)
 	}
 	var pair flowPair
@@ -232,14 +241,40 @@ func (f *Flows) Losses() ([]Loss, error) {
 	}, nil
 }
 
-// Costs says what the programs have cost, while the kernel measured them.
+// Costs says what the programs have cost, all copies of each together, while the kernel measured them.
 func (f *Flows) Costs() ([]ProgramCost, error) {
-	ingress, _, err := programCost("flow_ingress", f.objects.Ingress)
-	if err != nil {
-		return nil, err
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	costs, err := f.objects.costs()
+	errs := []error{err}
+	costs.add(f.spent)
+	for _, d := range f.devices {
+		if d.programs == nil {
+			continue
+		}
+		more, err := d.programs.costs()
+		errs = append(errs, err)
+		costs.add(more)
 	}
-	egress, _, err := programCost("flow_egress", f.objects.Egress)
-	return []ProgramCost{ingress, egress}, err
+	return costs[:], errors.Join(errs...)
+}
+
+// flowCosts are those of the two programs, in the order of flowPair.
+type flowCosts [2]ProgramCost
+
+func (p *flowPair) costs() (costs flowCosts, err error) {
+	if costs[0], _, err = programCost("flow_ingress", p.Ingress); err != nil {
+		return costs, err
+	}
+	costs[1], _, err = programCost("flow_egress", p.Egress)
+	return costs, err
+}
+
+func (c *flowCosts) add(o flowCosts) {
+	for i := range c {
+		c[i].Runs += o[i].Runs
+		c[i].Time += o[i].Time
+	}
 }
 
 // Usage says how full the tables were at the last Read.

@@ -9,6 +9,7 @@ package loader
 //go:generate go tool bpf2go -tags linux -target bpfel -type egress_subnet -type coarse_bits -type egress_key -type egress_value -type egress_counter egress ../bpf/egress.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -type nat_record -type nat_tuple -type nat_endpoint -type nat_event -type nat_masquerade -type nat_counter nat ../bpf/nat.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -type dns_packet -type dns_counter dns ../bpf/dns.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type overlay_ports -type overlay_key -type overlay_value -type overlay_channel -type overlay_counter overlay ../bpf/overlay.bpf.c
 
 // Of the tests, which run what a tracepoint's program does as one of type tc, and programs that do nothing.
 //go:generate go tool bpf2go -tags linux -target bpfel -output-suffix _test -type tuple parseTwin ../bpf/parse_twin.bpf.c

@@ -23,21 +23,35 @@ var ErrNetnsGone = errors.New("network namespace is gone")
 // back first: a process's first thread never ends, and would keep the namespace and pass for one of its processes.
 // Needs CAP_SYS_ADMIN, and CAP_DAC_READ_SEARCH or ownership of the folder.
 func inNetns(path string, f func() error) error {
-	file, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: %s", ErrNetnsGone, path)
-	}
+	file, err := openNetns(path)
 	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+		return err
 	}
 	defer file.Close()
+	return inNetnsOf(file, f)
+}
+
+// openNetns opens the network namespace at path, which lives at least until the file is closed.
+func openNetns(path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNetnsGone, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(file.Fd()), &stat); err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+		return nil, errors.Join(fmt.Errorf("open network namespace: %w", err), file.Close())
 	}
 	if stat.Type != nsfsMagic {
-		return fmt.Errorf("%w: %s", ErrNetnsGone, path)
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrNetnsGone, path), file.Close())
 	}
+	return file, nil
+}
+
+// inNetnsOf does what inNetns does, in the namespace that file is.
+func inNetnsOf(file *os.File, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
@@ -48,24 +62,23 @@ func inNetns(path string, f func() error) error {
 		}
 		defer home.Close()
 		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
+			done <- fmt.Errorf("enter network namespace %s: %w", file.Name(), err)
 			return
 		}
 		err = f()
 		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-			err = errors.Join(err, fmt.Errorf("leave network namespace %s: %w", path, back))
+			err = errors.Join(err, fmt.Errorf("leave network namespace %s: %w", file.Name(), back))
 		}
 		done <- err
 	}()
 	return <-done
 }
 
-// NetnsIDOfProcess returns the number under which the caller's namespace knows the network namespace of a process, as
-// links refer to it; -1 if it has none there. Numbers are reused once a namespace is gone.
-func NetnsIDOfProcess(pid int) (int, error) {
-	id, err := netlink.GetNetNsIdByPid(pid)
+// netnsIDOf returns the number under which the caller's namespace knows the one that file is; -1 if it has none there.
+func netnsIDOf(file *os.File) (int, error) {
+	id, err := netlink.GetNetNsIdByFd(int(file.Fd()))
 	if err != nil {
-		return -1, fmt.Errorf("find namespace number of process %d: %w", pid, err)
+		return -1, fmt.Errorf("find number of namespace %s: %w (%s)", file.Name(), err, needsNetlink)
 	}
 	return id, nil
 }

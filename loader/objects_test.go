@@ -118,6 +118,14 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 			return egress, err
 		}},
+		{"overlay", func(tb testing.TB) (io.Closer, error) {
+			outside := vethPair(tb, newNamespace(tb))
+			overlays, err := OpenOverlay(OverlayConfig{})
+			if err == nil {
+				err = overlays.SetDevices([]int{outside.Index})
+			}
+			return overlays, err
+		}},
 		{"dns", func(testing.TB) (io.Closer, error) { return OpenDNS(DNSConfig{}) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

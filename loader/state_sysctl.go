@@ -26,19 +26,25 @@ func (s *HostState) readSwitches() error {
 		{"bridge/bridge-nf-call-iptables", &s.BridgeNetfilter4},
 		{"bridge/bridge-nf-call-ip6tables", &s.BridgeNetfilter6},
 	} {
-		value, err := readSysctl(setting.name)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			*setting.to = Absent
-		case err != nil:
-			errs = append(errs, err)
-		case value == 0:
-			*setting.to = Off
-		default:
-			*setting.to = On
-		}
+		var err error
+		*setting.to, err = readSwitch(setting.name)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// readSwitch reads a setting that is on or off. A kernel that does not have it is no error.
+func readSwitch(name string) (Switch, error) {
+	value, err := readSysctl(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Absent, nil
+	case err != nil:
+		return Absent, err
+	case value == 0:
+		return Off, nil
+	}
+	return On, nil
 }
 
 // readConntrack reads how many connections are tracked, which the kernel counts anyway, and how many may be. A kernel

@@ -24,12 +24,20 @@ type Observer struct {
 	DeviceMoved func(DeviceID, LinkChange)
 	// Failed gets what could not be watched.
 	Failed func(error)
+
+	// SandboxFolder says where the engine keeps its namespaces; "": not known yet. nil: nothing that goes into an overlay
+	// network's namespace is watched there, and the two functions after it are not called.
+	SandboxFolder func() string
+	// Encrypted tells whether the overlay network whose ID begins so is encrypted: then its VXLAN devices are watched too.
+	Encrypted func(network string) bool
+	// OverlayWatched gets all that is watched in an overlay network's namespace, each time that something has gone there.
+	OverlayWatched func(path string, devices []OverlayDevice)
 }
 
 // Watch follows the host's links and keeps all devices watched that a container is reached through: veths that are a
-// bridge's ports, bridges, and macvlan and ipvlan children. Attaching is slow, so there is a queue for it, in which news
-// of the moment overtakes what a listing found: a container that starts now must be watched before its first packet.
-// flows may be nil. Watch returns when ctx ends.
+// bridge's ports, bridges, macvlan and ipvlan children, and veths that go into an overlay's namespace. Attaching is slow, so
+// there is a queue for it, in which news of the moment overtakes what a listing found: a container that starts now must be
+// watched before its first packet. flows may be nil. Watch returns when ctx ends.
 func Watch(ctx context.Context, links *Links, flows *Flows, observer Observer) error {
 	w := &watcher{flows: flows, observer: observer, children: make(map[int]DeviceID)}
 	news := make(chan LinkChange, watchQueue)
@@ -65,35 +73,42 @@ func (w *watcher) run(ctx context.Context, news, listed <-chan LinkChange) {
 	for {
 		select {
 		case change := <-news:
-			w.handle(change)
+			w.handle(ctx, change)
 			continue
 		default:
 		}
 		select {
 		case change := <-news:
-			w.handle(change)
+			w.handle(ctx, change)
 		case change := <-listed:
-			w.handle(change)
+			w.handle(ctx, change)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (w *watcher) handle(change LinkChange) {
+func (w *watcher) handle(ctx context.Context, change LinkChange) {
 	if w.flows == nil {
 		return
 	}
 	var err error
 	if change.Gone {
-		err = w.gone(change)
+		err = w.gone(ctx, change)
 	} else {
 		err = w.watch(change)
 	}
-	// A device may be gone before its turn comes.
-	if err != nil && !errors.Is(err, unix.ENODEV) && !isLinkNotFound(err) {
+	if err := unlessGone(err); err != nil {
 		w.observer.Failed(err)
 	}
+}
+
+// unlessGone passes an error on, unless it is that a device was gone before its turn came.
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENODEV) || isLinkNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 func isLinkNotFound(err error) bool {
@@ -122,10 +137,10 @@ func (w *watcher) watch(change LinkChange) error {
 	return err
 }
 
-func (w *watcher) gone(change LinkChange) error {
+func (w *watcher) gone(ctx context.Context, change LinkChange) error {
 	id, child := w.children[change.Index]
 	if !child {
-		return w.flows.Unwatch(DeviceID(change.Index))
+		return errors.Join(unlessGone(w.flows.Unwatch(DeviceID(change.Index))), unlessGone(w.watchMoved(ctx, change)))
 	}
 	delete(w.children, change.Index)
 	if change.MovedNetnsID >= 0 && w.flows.SurvivesMove() {
@@ -163,14 +178,13 @@ func (f *Flows) WatchSandbox(path string) (map[DeviceID]Link, error) {
 // Sweep forgets devices that died in another namespace, of which the host gets no news. A tcx link whose device is gone
 // says ifindex 0; for a clsact filter the namespace is looked into.
 func (f *Flows) Sweep() error {
-	f.mu.Lock()
-	var dead []DeviceID
-	for id, d := range f.devices {
-		if id >= ownNumbers && !d.gone && d.dead() {
+	defer f.forgetOverlays()
+	dead, inside := f.dead()
+	for id, h := range inside {
+		if h.gone() {
 			dead = append(dead, id)
 		}
 	}
-	f.mu.Unlock()
 	var errs []error
 	for _, id := range dead {
 		errs = append(errs, f.Unwatch(id))
@@ -178,22 +192,36 @@ func (f *Flows) Sweep() error {
 	return errors.Join(errs...)
 }
 
-func (d *device) dead() bool {
-	for _, h := range d.hooks {
-		if inside, ok := h.(*sandboxHook); ok && inside.gone() {
-			return true
-		}
-		l, ok := h.(link.Link)
-		if !ok {
+// insideHook is a clsact filter in another namespace, which takes some time to ask.
+type insideHook interface{ gone() bool }
+
+// dead lists the devices that have died, and for those of which it has to be asked one of each one's filters.
+func (f *Flows) dead() (dead []DeviceID, inside map[DeviceID]insideHook) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	inside = make(map[DeviceID]insideHook)
+	for id, d := range f.devices {
+		if id < ownNumbers || d.gone || len(d.hooks) == 0 {
 			continue
 		}
-		info, err := l.Info()
-		if err != nil {
-			continue
-		}
-		if tcx := info.TCX(); tcx != nil && tcx.Ifindex == 0 {
-			return true
+		switch h := d.hooks[0].(type) {
+		case insideHook:
+			inside[id] = h
+		case link.Link:
+			if isDetached(h) {
+				dead = append(dead, id)
+			}
 		}
 	}
-	return false
+	return dead, inside
+}
+
+// isDetached tells whether the device of a tcx link is gone.
+func isDetached(l link.Link) bool {
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	tcx := info.TCX()
+	return tcx != nil && tcx.Ifindex == 0
 }
