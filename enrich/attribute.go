@@ -28,6 +28,17 @@ type Drop struct {
 	Direction   Direction
 	Cause       string
 	Kind        Kind
+	Tunnel      *Tunnel // of what an overlay network lost between two nodes; else nil
+}
+
+// Tunnel is which overlay network a drop was on, and between which nodes.
+type Tunnel struct {
+	Network     string // "": none here has the VNI
+	VNI         uint32
+	Local, Peer netip.Addr // not valid: not known
+	Node        string     // the peer's name
+	Outgoing    bool
+	Encrypted   bool // it was lost as ESP: no network is known
 }
 
 // victim is a container that lost a packet.
@@ -76,10 +87,14 @@ func (s *State) attributeDrop(lost *lostPacket) (drop Drop, final bool) {
 		drop.Direction = TX
 	}
 	var found victim
+	sandbox := s.sandboxAt(d.Netns)
 	switch owner, bound := s.netns[d.Netns]; {
 	case d.Netns == s.config.Host:
 		drop.Scope = ScopeHost
 		found, final = s.victimOnHost(d)
+	case sandbox != nil:
+		drop.Scope = scopeOfSandbox(sandbox.Kind)
+		found, final = s.victimInSandbox(sandbox, d), true
 	case bound:
 		drop.Scope = ScopeContainer
 		found = s.victimInside(owner, d)
@@ -89,6 +104,10 @@ func (s *State) attributeDrop(lost *lostPacket) (drop Drop, final bool) {
 	}
 	if lost.victim.member != nil {
 		found = lost.victim
+	}
+	drop.Network = found.network
+	if sandbox != nil || d.Netns == s.config.Host {
+		s.nameTunnel(&drop, sandbox)
 	}
 	scene := s.sceneOf(lost)
 	cause := scene.explain()
@@ -183,6 +202,9 @@ func (s *State) victimOnHost(d *loader.Drop) (victim, bool) {
 		}
 		if m := s.members[p.owner]; m != nil {
 			return victim{member: m, network: s.networkOfBridge(p.Master), direction: side.direction}, true
+		}
+		if s.sandboxBehind(p) != nil {
+			return victim{network: s.networkOfBridge(p.Master), direction: side.direction}, true
 		}
 		return victim{}, false
 	}

@@ -209,13 +209,18 @@ func (s *State) DeviceInside(id loader.DeviceID, l loader.Link, container string
 	s.children[id] = entered
 }
 
-// ForgetDevices drops the devices inside containers that known does not know.
+// ForgetDevices drops the devices inside containers and overlay networks that known does not know.
 func (s *State) ForgetDevices(known func(loader.DeviceID) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.children {
 		if !known(id) {
 			delete(s.children, id)
+		}
+	}
+	for id := range s.overlays.devices {
+		if !known(id) {
+			delete(s.overlays.devices, id)
 		}
 	}
 }

@@ -5,10 +5,10 @@ package enrich
 import "slices"
 
 // causes is the table of all causes but unknown. The first that matches holds: what connection tracking says of itself, then
-// what is noise whatever dropped it, then filters, then the rest.
+// what concerns overlay networks alone, then what is noise whatever dropped it, then filters, then the rest.
 //
 // To add a cause, add an entry here, name it in docs/signals/drop.md and give it a row in causes_test.go.
-var causes = slices.Concat(trackingCauses, noiseCauses, policyCauses, applicationCauses, faultCauses)
+var causes = slices.Concat(trackingCauses, overlayCauses, noiseCauses, policyCauses, applicationCauses, faultCauses)
 
 var unknown = cause{Cause: Cause{CauseUnknown, KindFault, "no rule explains it: see the function that dropped it"}}
 
@@ -33,6 +33,87 @@ var trackingCauses = []cause{
 	},
 }
 
+// noRow is a VXLAN device that has no row for whom a frame is for. 6.13 and its like had a reason of their own.
+var noRow = []rule{reason("VXLAN_NO_REMOTE"), reasonAt("NO_TX_TARGET", "vxlan_xmit"), silent("vxlan_xmit")}
+
+// overlayCauses are those of overlay networks: at their VXLAN devices, between nodes, and in containers for want of what the
+// devices answer. Kernels before 6.13 have no reasons for what a VXLAN device drops.
+var overlayCauses = []cause{
+	{
+		Cause: Cause{"vni-unknown", KindFault, "a VXLAN packet whose number (VNI) no device here has"},
+		rules: slices.Concat([]rule{reason("VXLAN_VNI_NOT_FOUND")}, where((*scene).hasNoDevice, silent("vxlan_rcv"))),
+	},
+	{
+		Cause: Cause{"vtep-src-mismatch", KindFault, "a frame from another node that came from another address than the one behind which the table has its sender"},
+		rules: slices.Concat([]rule{reason("VXLAN_ENTRY_EXISTS")}, where((*scene).isAtTunnelEnd, silent("vxlan_rcv"))),
+	},
+	{
+		Cause: Cause{"vxlan-malformed", KindBenign, "a packet to the VXLAN port that is none: somebody else's"},
+		rules: []rule{
+			reason("VXLAN_INVALID_HDR"),
+			{
+				reasons: []string{noReason, notSpecified, "PKT_TOO_SMALL", "HDR_TRUNC", "MAC_INVALID_SOURCE", "LOCAL_MAC",
+					"IP_TUNNEL_ECN", "TUNNEL_TXINFO"},
+				functions: []string{"vxlan_rcv"},
+			},
+		},
+	},
+	{
+		Cause: Cause{"fdb-row-missing", KindFault, "a VXLAN device does not know behind which node the container is that it is for"},
+		rules: where((*scene).lacksRow, noRow...),
+	},
+	{
+		Cause: Cause{"neigh-row-missing", KindFault, "for a container on another node, for which the overlay network did not answer ARP"},
+		rules: where((*scene).isForElsewhere, neighbourFailed...),
+	},
+	{
+		Cause: Cause{"ipvs-unavailable", KindFault, "for a service's virtual address, which nobody serves: the kernel has no IPVS"},
+		rules: where((*scene).isForVIPInVain, neighbourFailed...),
+	},
+	{
+		Cause: Cause{"ipvs-no-backend", KindFault, "for a service's virtual address, for which this node's load balancer did not answer"},
+		rules: where((*scene).isForVIP, neighbourFailed...),
+	},
+	{
+		Cause: Cause{"stale-vtep", KindFault, "a frame from another node for a container that is not here but on yet another one"},
+		rules: slices.Concat(
+			where((*scene).isAstrayInOverlay, portDown...),
+			where((*scene).isAstrayInBalancer, reason("OTHERHOST"), reasonless("ip_rcv_core")),
+		),
+	},
+	{
+		Cause: Cause{"advertise-nat", KindFault, "to another node, at whose address nobody is reached"},
+		rules: slices.Concat(
+			[]rule{reasonAt("IP_OUTNOROUTES", "vxlan_xmit_one"), silent("vxlan_xmit_one")},
+			where((*scene).isTunnelOut, neighbourFailed...),
+		),
+	},
+	{
+		Cause: Cause{"encrypted-plain-drop", KindFault, "an encrypted network's packet that came without encryption, dropped by the engine's rule"},
+		rules: where((*scene).isPlainOfEncrypted, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"4789-closed", KindFault, "between nodes, for containers: a firewall rule, or nobody here who takes VXLAN"},
+		rules: where((*scene).isTunnels, slices.Concat(netfilterDrops, noListener)...),
+	},
+	{
+		Cause: Cause{"encrypted-esp-blocked", KindFault, "between nodes, for containers on encrypted networks: a firewall rule, or a kernel without ESP"},
+		rules: where((*scene).isEncryptedTunnels, slices.Concat(netfilterDrops, noProtocol)...),
+	},
+	{
+		Cause: Cause{"host-mode-node", KindPolicy, "for a port that a service publishes with mode=host: only nodes with a task have it"},
+		rules: where((*scene).isForOtherNodesPort, noListener...),
+	},
+	{
+		Cause: Cause{"7946-closed", KindFault, "gossip between nodes: a firewall rule"},
+		rules: where((*scene).isGossip, netfilterDrops...),
+	},
+	{
+		Cause: Cause{"2377-closed", KindFault, "between a node and a manager: a firewall rule"},
+		rules: where((*scene).isManagers, netfilterDrops...),
+	},
+}
+
 // noiseCauses are what nobody misses. Several functions are those of kernels from 5.10 on, which free as dropped what
 // they have read, or take down with a socket or link what nobody waits for any more.
 var noiseCauses = []cause{
@@ -45,6 +126,7 @@ var noiseCauses = []cause{
 				silent("macvlan_broadcast", "macvlan_process_broadcast", "macvlan_broadcast_enqueue", "ipvlan_process_multicast"),
 				reasonAt(notSpecified, "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv", "ip_mr_input", "ip6_mc_input"),
 			},
+			where((*scene).isToGroup, noRow...),
 			// An ARP request to a bridge on which nobody is: what waits for the answer is dropped and counted on its own.
 			where((*scene).isARP, reasonAt("NO_TX_TARGET", "br_dev_xmit"), silent("br_dev_xmit")),
 		),
@@ -161,6 +243,10 @@ var policyCauses = []cause{
 		rules: where((*scene).isFromChildToHost, neighbourFailed...),
 	},
 	{
+		Cause: Cause{"ingress-unlisted-port", KindPolicy, "to or from a container's address on the routing mesh's network, at a port that it does not publish"},
+		rules: where((*scene).isForMesh, netfilterDrops...),
+	},
+	{
 		Cause:     Cause{"own-firewall", KindPolicy, "a firewall rule in the container's own namespace"},
 		rules:     where((*scene).isInside, netfilterDrops...),
 		uncounted: (*scene).mayBeClash,
@@ -248,6 +334,12 @@ var noListener = []rule{
 	reasonless("tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv"),
 }
 
+// noProtocol is that the kernel does not speak what came over IP.
+var noProtocol = []rule{
+	reason("IP_NOPROTO"),
+	reasonless("ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
+}
+
 // applicationCauses are of those who listen, or do not.
 var applicationCauses = []cause{
 	{
@@ -255,18 +347,17 @@ var applicationCauses = []cause{
 		rules: slices.Concat(
 			where((*scene).receiverIsGone, portDown...),
 			where((*scene).receiverJustChanged, neighbourFailed...),
+			where((*scene).hasLeft, noRow...),
 		),
+		unless: (*scene).mayBeHeardOf,
 	},
 	{
 		Cause: Cause{"resolver-nat-lost", KindFault, "a container's question to the engine's resolver that nobody took: its rules (port 53) or its socket are gone"},
 		rules: where((*scene).isForResolver, noListener...),
 	},
 	{
-		Cause: Cause{"no-listener", KindApplication, "nobody listens on the port or for the protocol"},
-		rules: slices.Concat(noListener, []rule{
-			reason("IP_NOPROTO"),
-			reasonless("ip_local_deliver_finish", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu", "ip6_input", "ip6_input_finish"),
-		}),
+		Cause:     Cause{"no-listener", KindApplication, "nobody listens on the port or for the protocol"},
+		rules:     slices.Concat(noListener, noProtocol),
 		uncounted: (*scene).mayBeInvalid,
 	},
 	{

@@ -267,11 +267,13 @@ var kinds = map[Kind][]string{
 		"filtered", "link-down", "foreign-program", "rp-filter", "no-route", "ip-forward-off", "localnet", "hairpin", "dead-endpoint", "neigh-queue",
 		"neigh-overflow", "mtu-route", "mtu-bridge", "ttl-loop", "csum-offload", "v6-disabled", "veth-down", "cpu-backlog", "qdisc",
 		"fragment-lost", "forward-policy-drop", "conntrack-full", "no-memory", "unknown", "snat-exhaustion", "dns-5s-race",
-		"ct-invalid-rst", "resolver-nat-lost",
+		"ct-invalid-rst", "resolver-nat-lost", "vni-unknown", "vtep-src-mismatch", "fdb-row-missing", "neigh-row-missing", "stale-vtep",
+		"advertise-nat", "encrypted-plain-drop", "encrypted-esp-blocked", "4789-closed", "7946-closed", "2377-closed", "ipvs-unavailable",
+		"ipvs-no-backend",
 	},
 	KindPolicy: {
 		"icc-false", "internal-net", "isolation-between-bridges", "direct-route-drop", "unpublished-port", "host-firewall",
-		"macvlan-host", "security-policy", "docker-user", "own-firewall",
+		"macvlan-host", "security-policy", "docker-user", "own-firewall", "ingress-unlisted-port", "host-mode-node",
 	},
 	KindApplication: {
 		"no-listener", "rcvbuf", "accept-overflow", "socket-filter", "tcp-reset", "tcp-window", "tcp-authentication", "peer-ended",
@@ -280,6 +282,7 @@ var kinds = map[Kind][]string{
 	KindBenign: {
 		"multicast", "local-message", "test-run", "socket-teardown", "consumed", "link-setup", "ping-copy", "segmented", "post-close",
 		"tcp-duplicate", "fragment-duplicate", "other-host", "unhandled-protocol", "martian", "untracked",
+		"vxlan-malformed",
 	},
 }
 
@@ -299,7 +302,7 @@ func kindOf(t *testing.T, cause string) Kind {
 // Every cause has a row, and the kind that the rows expect.
 func TestCausesAreTested(t *testing.T) {
 	tested := make(map[string]bool)
-	for _, tc := range slices.Concat(netfilterCases(), kernelCases(), conntrackCases()) {
+	for _, tc := range slices.Concat(netfilterCases(), kernelCases(), conntrackCases(), overlayCases()) {
 		tested[tc.cause] = true
 	}
 	for _, c := range Causes() {

@@ -114,9 +114,10 @@ func clientOf(l *loader.DNSLookup) loader.Netns {
 	return l.Netns
 }
 
-// asker finds the container whose namespace it is. It is known that there is none only of the host's, and of none at all.
+// asker finds the container whose namespace it is. It is known that there is none only of the host's, the engine's own, and of none
+// at all.
 func (s *State) asker(netns loader.Netns) (m *member, known bool) {
-	if netns == s.config.Host || netns == 0 {
+	if netns == s.config.Host || netns == 0 || s.sandboxAt(netns) != nil {
 		return nil, true
 	}
 	m = s.members[s.netns[netns]]
@@ -129,6 +130,9 @@ func (s *State) asker(netns loader.Netns) (m *member, known bool) {
 func (s *State) scopeOf(netns loader.Netns) Scope {
 	if netns == s.config.Host {
 		return ScopeHost
+	}
+	if state := s.sandboxAt(netns); state != nil {
+		return scopeOfSandbox(state.Kind)
 	}
 	if m, _ := s.asker(netns); m != nil {
 		return ScopeContainer

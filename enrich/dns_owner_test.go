@@ -141,6 +141,17 @@ func TestLookupsOwner(t *testing.T) {
 	}
 }
 
+// What is asked in the engine's own namespaces is no container's, and does not wait for one.
+func TestLookupsInSandboxes(t *testing.T) {
+	w := newSwarmWorld(t)
+	for netns, want := range map[loader.Netns]Scope{lbNetns: ScopeLoadBalancer, meshNetns: ScopeIngress, ov1Netns: ScopeOverlay} {
+		got := w.attribute(w.asked(netns, "nobody.test")).Lookups
+		if len(got) != 1 || got[0].Scope != want || got[0].ContainerID != "" {
+			t.Errorf("%s: %+v", want, got)
+		}
+	}
+}
+
 // The first lookup of a container comes before the engine has said its name.
 func TestLookupsWait(t *testing.T) {
 	w := newNamedTown(t)

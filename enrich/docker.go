@@ -112,6 +112,8 @@ func (d *Docker) Run(ctx context.Context) error {
 
 // follow subscribes, lists, and then takes in events until they end. connected: it came as far as that.
 func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := d.renew(); err != nil {
@@ -123,7 +125,8 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	}
 	limit := time.AfterFunc(requestTimeout, cancel) // of the stream's beginning; the stream itself has none
 	stream := d.api.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).
-		Add("type", string(events.ContainerEventType), string(events.NetworkEventType), string(events.ServiceEventType))})
+		Add("type", string(events.ContainerEventType), string(events.NetworkEventType), string(events.ServiceEventType),
+			string(events.NodeEventType))})
 	if !limit.Stop() {
 		return false, fmt.Errorf("follow docker events: %w", context.DeadlineExceeded)
 	}
@@ -133,6 +136,7 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 	d.hooks.Note(DockerStatus{Version: version})
 	relist := time.NewTicker(relistPeriod)
 	defer relist.Stop()
+	asking.Go(func() { d.keepAskingOverlays(ctx) })
 	for {
 		select {
 		case message := <-stream.Messages:
@@ -143,8 +147,11 @@ func (d *Docker) follow(ctx context.Context) (connected bool, err error) {
 			for _, message := range batch {
 				d.handle(ctx, message)
 			}
-			if slices.ContainsFunc(batch, changesServices) {
+			switch {
+			case slices.ContainsFunc(batch, changesSwarm):
 				d.listSwarm(ctx)
+			case d.state.Node().Role != "" && slices.ContainsFunc(batch, startsContainer):
+				d.listGatewayBridge(ctx)
 			}
 			d.hooks.Changed()
 		case <-d.state.swarmWanted:
@@ -193,16 +200,43 @@ func (d *Docker) askNode(ctx context.Context) (system.Info, error) {
 	if err != nil {
 		return system.Info{}, fmt.Errorf("ask docker about itself: %w", err)
 	}
-	d.state.SetNode(newNode(result.Info.Name, result.Info.Swarm))
+	d.takeNode(&result.Info)
 	return result.Info, nil
 }
+
+// takeNode takes in which node it is. An engine that cannot work in its Swarm right now, as while it starts, while it is locked
+// or when it is out of certificates, still is what it was in it.
+func (d *Docker) takeNode(info *system.Info) {
+	node := newNode(info.Name, info.Swarm)
+	switch last := d.state.Node(); {
+	case !isMember(info.Swarm.LocalNodeState):
+	case info.Swarm.LocalNodeState != swarm.LocalNodeStateActive:
+		last.Name = node.Name
+		node = last
+	case node.SwarmID == "" && node.ID == last.ID:
+		node.SwarmID = last.SwarmID // managers without a majority do not say it
+	}
+	d.state.SetNode(node)
+	d.state.setSwarmInfo(newSwarmInfo(info.Swarm))
+}
+
+// isMember tells whether an engine belongs to a Swarm, working or not.
+func isMember(state swarm.LocalNodeState) bool {
+	return state != "" && state != swarm.LocalNodeStateInactive
+}
+
+// Roles of a node in its Swarm.
+const (
+	roleManager = "manager"
+	roleWorker  = "worker"
+)
 
 func newNode(name string, info swarm.Info) Node {
 	node := Node{Name: name, ID: info.NodeID, Address: info.NodeAddr}
 	if info.LocalNodeState == swarm.LocalNodeStateActive {
-		node.Role = "worker"
+		node.Role = roleWorker
 		if info.ControlAvailable {
-			node.Role = "manager"
+			node.Role = roleManager
 		}
 	}
 	if info.Cluster != nil {
@@ -319,8 +353,14 @@ func movesAddresses(e events.Message) bool {
 	return false
 }
 
-// changesServices tells the events after which Swarm is asked for all of its services, once for as many as come together.
-func changesServices(e events.Message) bool { return e.Type == events.ServiceEventType }
+// changesSwarm tells the events after which Swarm is asked for all of its services and nodes, once for as many as come together.
+func changesSwarm(e events.Message) bool {
+	return e.Type == events.ServiceEventType || e.Type == events.NodeEventType
+}
+
+func startsContainer(e events.Message) bool {
+	return e.Type == events.ContainerEventType && e.Action == events.ActionStart
+}
 
 // handle takes in one event. What cannot be asked for is left to the next listing.
 func (d *Docker) handle(ctx context.Context, e events.Message) {
@@ -329,6 +369,9 @@ func (d *Docker) handle(ctx context.Context, e events.Message) {
 		d.handleContainer(ctx, e)
 	case events.NetworkEventType:
 		d.handleNetwork(ctx, e)
+		d.state.outdateOverlay(e.Actor.ID)
+	case events.ServiceEventType, events.NodeEventType:
+		d.state.outdateOverlays() // tasks are about to change, on whatever node, or nodes come and go
 	}
 }
 

@@ -29,6 +29,10 @@ type Service struct {
 	Name   string // with its stack's
 	Labels map[string]string
 	Mesh   []MeshPort
+	// HostPorts are published without the mesh (mode=host), by those nodes only that have a task.
+	HostPorts []MeshPort
+	// Unmeshed are asked of the mesh and not published: the service has no virtual address (endpoint mode dnsrr).
+	Unmeshed []MeshPort
 	// Networks are those that its tasks are on, without the routing mesh's.
 	Networks []ServiceNetwork
 	Running  int // tasks in the whole Swarm, when the engine was last asked
@@ -41,7 +45,7 @@ type ServiceNetwork struct {
 	VIP       netip.Addr // its virtual address there; not valid: its tasks' addresses are served
 }
 
-// MeshPort is a port of every node of the Swarm that the routing mesh publishes for a service.
+// MeshPort is a port that a service publishes: of every node of the Swarm if the routing mesh does it.
 type MeshPort struct {
 	Port     uint16
 	Protocol string // tcp, udp, sctp
@@ -61,26 +65,56 @@ func (d *Docker) listSwarm(ctx context.Context) {
 		d.state.SetIngressSandbox(netip.Addr{})
 		return
 	}
-	d.findIngressSandbox(ctx)
+	d.listGatewayBridge(ctx)
 	d.listServices(ctx)
+	d.listNodes(ctx)
 }
 
-func (d *Docker) findIngressSandbox(ctx context.Context) {
+// listGatewayBridge asks who is on docker_gwbridge, of which no event tells.
+func (d *Docker) listGatewayBridge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	result, err := d.api.NetworkInspect(ctx, gatewayBridge, client.NetworkInspectOptions{})
 	if err == nil || errdefs.IsNotFound(err) {
 		d.state.SetIngressSandbox(result.Network.Containers[ingressEndpoint].IPv4Address.Addr())
+		d.state.setGatewayLegs(newGatewayLegs(result.Network.Containers))
 	}
 }
 
-// listServices asks for all services. Only a manager answers.
+// newGatewayLegs are the places on docker_gwbridge by container ID. Containers do not say themselves that they are on it.
+func newGatewayLegs(containers map[string]network.EndpointResource) map[string]Endpoint {
+	legs := make(map[string]Endpoint, len(containers))
+	for id, c := range containers {
+		leg := Endpoint{Network: gatewayBridge, Addresses: []netip.Addr{c.IPv4Address.Addr()}}
+		if mac := c.MacAddress; len(mac) == len(leg.MAC) {
+			copy(leg.MAC[:], mac)
+		}
+		legs[id] = leg
+	}
+	return legs
+}
+
+// listServices asks for all services. Only a manager answers, and only as long as managers have a majority: until they have it
+// again, what they said last holds. One that was a manager and is none any more would know nothing of what comes.
 func (d *Docker) listServices(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	result, err := d.api.ServiceList(ctx, client.ServiceListOptions{Status: true})
-	if err == nil || errdefs.IsUnavailable(err) { // the latter: this is a worker
+	if err == nil || errdefs.IsUnavailable(err) && d.state.Node().Role == roleWorker {
 		d.state.SetServices(newServices(result.Items))
+	}
+}
+
+// listNodes asks for all nodes. Only a manager answers; what was said last holds.
+func (d *Docker) listNodes(ctx context.Context) {
+	if d.state.Node().Role != roleManager {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	result, err := d.api.NodeList(ctx, client.NodeListOptions{})
+	if err == nil {
+		d.state.setSwarmNodes(newSwarmNodes(result.Items))
 	}
 }
 
@@ -88,12 +122,9 @@ func newServices(listed []swarm.Service) []Service {
 	services := make([]Service, 0, len(listed))
 	for _, s := range listed {
 		service := Service{ID: s.ID, Name: s.Spec.Name, Labels: s.Spec.Labels}
-		for _, p := range s.Endpoint.Ports {
-			// Engines do not always say which mode, if it is the usual one.
-			if mode := p.PublishMode; p.PublishedPort != 0 && p.PublishedPort < 1<<16 && mode != swarm.PortConfigPublishModeHost {
-				protocol := first(string(p.Protocol), string(network.TCP))
-				service.Mesh = append(service.Mesh, MeshPort{uint16(p.PublishedPort), protocol})
-			}
+		service.Mesh, service.HostPorts = splitPorts(s.Endpoint.Ports)
+		if spec := s.Spec.EndpointSpec; spec != nil && spec.Mode == swarm.ResolutionModeDNSRR {
+			service.Unmeshed, _ = splitPorts(spec.Ports)
 		}
 		service.Networks = newServiceNetworks(&s)
 		if s.ServiceStatus != nil {
@@ -103,6 +134,22 @@ func newServices(listed []swarm.Service) []Service {
 	}
 	slices.SortFunc(services, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
 	return services
+}
+
+// splitPorts tells the published ports of the routing mesh from those of the nodes with a task.
+func splitPorts(ports []swarm.PortConfig) (mesh, host []MeshPort) {
+	for _, p := range ports {
+		if p.PublishedPort == 0 || p.PublishedPort >= 1<<16 {
+			continue
+		}
+		port := MeshPort{uint16(p.PublishedPort), first(string(p.Protocol), string(network.TCP))}
+		if p.PublishMode == swarm.PortConfigPublishModeHost {
+			host = append(host, port)
+		} else { // engines do not always say which mode, if it is the usual one
+			mesh = append(mesh, port)
+		}
+	}
+	return mesh, host
 }
 
 func newServiceNetworks(s *swarm.Service) (networks []ServiceNetwork) {
@@ -116,6 +163,14 @@ func newServiceNetworks(s *swarm.Service) (networks []ServiceNetwork) {
 		networks = append(networks, at)
 	}
 	return networks
+}
+
+// setGatewayLegs says which places containers have on docker_gwbridge, by their IDs: all that there are.
+func (s *State) setGatewayLegs(legs map[string]Endpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gatewayLegs = legs
+	s.indexed = nil
 }
 
 // SetIngressSandbox says which address on docker_gwbridge the routing mesh has on this node; the zero one: none is known.

@@ -119,10 +119,10 @@ func wantInventory(t *testing.T, got Inventory) {
 	}
 	if diff := cmp.Diff(map[string]seen{
 		"app_web.2." + testTaskID: {
-			Identity: Identity{Stack: "app", Service: "web", Container: "web.2"}, PID: 11847, Mode: "default",
+			Identity: Identity{Stack: "app", Service: "web", Container: "web.2"}, Networks: []string{"app_backend"}, PID: 11847, Mode: "default",
 		},
 		"app_log." + testNodeID + ".09kq6wxydog149luo17t0g487": {
-			Identity: Identity{Stack: "app", Service: "log", Container: "log.n1"}, PID: 11757, Mode: "default",
+			Identity: Identity{Stack: "app", Service: "log", Container: "log.n1"}, Networks: []string{"app_backend"}, PID: 11757, Mode: "default",
 		},
 		"shop-db-1": {
 			Identity: Identity{Stack: "shop", Service: "db", Container: "shop-db-1"},

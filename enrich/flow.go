@@ -11,18 +11,22 @@ import (
 // Via says what kind of device a flow was counted at.
 type Via string
 
-// A container's own interface, a network's bridge, or one that is neither.
+// A container's own interface, a network's bridge, the interface of a load balancer or of the routing mesh, which only passes on
+// what others send, or one that is none of these.
 const (
 	ViaContainer Via = "container"
 	ViaBridge    Via = "bridge"
+	ViaSandbox   Via = "sandbox"
 	ViaNobody    Via = "nobody"
 )
 
 // Peer is the other end of a conversation.
 type Peer struct {
 	Stack   string
-	Service string // of a container without one: its container label. Host, Group or External for others
-	Local   bool   // a container of this host, whose own interface counts the conversation too
+	Service string // of a container without one: its container label. Host, Group, LoadBalancer or External for others
+	// Local tells somebody whose own interface counts the conversation too: a container of this host, or of another node of the
+	// Swarm, whose agent does.
+	Local bool
 }
 
 // Flow is a loader's flow with its meaning.
@@ -42,9 +46,15 @@ func (s *State) attributeFlow(f loader.Flow) (flow Flow, final bool) {
 	if c := s.children[f.Device]; c != nil {
 		return s.flowOf(flow, s.members[c.owner], func(m *member) string { return m.network(c.MAC, f.Local) })
 	}
+	if d := s.overlays.devices[f.Device]; d != nil {
+		return s.attributeOverlayFlow(flow, d)
+	}
 	p := s.links[int(f.Device)]
 	if p == nil {
 		return flow, false
+	}
+	if state := s.sandboxBehind(p); state != nil {
+		return s.attributeMeshFlow(flow, p, state)
 	}
 	if p.Kind == "bridge" {
 		flow.Network = s.networkOfBridge(p.Index)

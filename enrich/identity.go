@@ -20,15 +20,18 @@ type Scope string
 const (
 	ScopeContainer Scope = "container"
 	ScopeHost      Scope = "host"
+	ScopeOverlay   Scope = "overlay" // an overlay network's own, where its bridge and its VXLAN devices are
 	ScopeUnknown   Scope = "unknown"
 )
 
 // Names that stand for many.
 const (
 	AdHoc    = "~adhoc"    // containers that nobody named: generated names, one-off runs
-	External = "~external" // whoever is not a container of this host
+	External = "~external" // whoever is neither a container of this host nor a task of its Swarm
 	Host     = "~host"     // the host itself
 	Group    = "~group"    // multicast and broadcast
+	// LoadBalancer is a node's load balancer of an overlay network, or its routing mesh: who is behind it, it hides.
+	LoadBalancer = "~loadbalancer"
 )
 
 // Labels that Swarm and Compose put on containers.

@@ -47,14 +47,23 @@ func (s *State) index() *stationIndex {
 			if n := s.networks[e.NetworkID]; n != nil && n.Driver == "overlay" {
 				continue // its packets are in namespaces of its own; the host's network may use the same addresses
 			}
-			key := stationMAC{e.Network, e.MAC}
-			s.indexed.macs[key] = latest(s.indexed.macs[key], m)
-			for _, a := range e.Addresses {
-				s.indexed.addresses[a] = latest(s.indexed.addresses[a], m)
-			}
+			s.indexed.addStation(m, &e)
+		}
+	}
+	for id, leg := range s.gatewayLegs {
+		if m := s.members[id]; m != nil {
+			s.indexed.addStation(m, &leg)
 		}
 	}
 	return s.indexed
+}
+
+func (i *stationIndex) addStation(m *member, at *Endpoint) {
+	key := stationMAC{at.Network, at.MAC}
+	i.macs[key] = latest(i.macs[key], m)
+	for _, a := range at.Addresses {
+		i.addresses[a] = latest(i.addresses[a], m)
+	}
 }
 
 func (i *stationIndex) addNetwork(n *knownNetwork) {

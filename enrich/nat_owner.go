@@ -30,9 +30,10 @@ type natPending struct {
 // placed is news of a connection, with where it happened and whose it is.
 type placed struct {
 	*loader.NATEvent
-	scope Scope
-	owner *member // of the namespace; on the host, of the address that is translated. nil: nobody, or not known
-	kind  NATKind
+	scope   Scope
+	owner   *member              // of the namespace; on the host, of the address that is translated. nil: nobody, or not known
+	sandbox *loader.SandboxState // the engine's own namespace where it is; nil: it is in another, or that is not known
+	kind    NATKind
 }
 
 // AttributeNAT says what the nat signal's news mean. What is of a container that nobody has told of yet waits, as in
@@ -137,6 +138,11 @@ func (s *State) place(e *loader.NATEvent) (p placed, final bool) {
 		p.kind = s.natKind(&p)
 		return p, s.ownOnHost(&p)
 	}
+	if p.sandbox = s.sandboxOf(&e.Tracked); p.sandbox != nil {
+		p.scope = scopeOfSandbox(p.sandbox.Kind)
+		p.kind = s.natKind(&p)
+		return p, true
+	}
 	m := s.memberInside(&e.Tracked)
 	if m != nil && m.Name != "" {
 		p.scope, p.owner, final = ScopeContainer, m, true
@@ -148,6 +154,19 @@ func (s *State) place(e *loader.NATEvent) (p placed, final bool) {
 		p.scope, final = ScopeLoadBalancer, true
 	}
 	return p, final
+}
+
+// sandboxOf finds the engine's own namespace that a connection is in; nil: it is in another, or none that is known yet. A number may
+// be a container's since the last look.
+func (s *State) sandboxOf(t *loader.Tracked) *loader.SandboxState {
+	if t.Netns != 0 {
+		return s.sandboxAt(t.Netns)
+	}
+	state := s.overlays.sandboxes.byNumber[t.NetnsID]
+	if state == nil || s.memberInside(t) != nil {
+		return nil
+	}
+	return state
 }
 
 // isOnOverlay tells whether an address is on one of Swarm's networks between nodes.
@@ -243,15 +262,30 @@ func (s *State) translation(p *placed) Translation {
 	switch {
 	case p.owner != nil:
 		t.Identity = p.owner.Identity
-		t.Network = s.networkOf(p)
+		t.Network = s.networkOfConnection(p)
 		t.ContainerID = p.owner.ID
 	case p.scope == ScopeIngress, p.scope == ScopeHost && s.isMesh(&p.Tracked):
 		t.Identity, _ = s.meshService(p.Original.Destination.Port(), p.Protocol)
+	case p.sandbox != nil:
+		t.Identity = s.virtualService(p)
 	}
 	if p.scope == ScopeHost && !movesDestination(&p.Tracked) {
 		t.ServedBy = s.servedBy(p)
 	}
 	return t
+}
+
+// virtualService is the service whose virtual address a connection in a load balancer's namespace is to, with the network; the
+// network alone if there is none.
+func (s *State) virtualService(p *placed) Identity {
+	n := s.networkOf(&p.sandbox.Sandbox)
+	if n == nil {
+		return Identity{}
+	}
+	if service, found := s.overlayIndex().vips[station{n.ID, p.Original.Destination.Addr()}]; found {
+		return service
+	}
+	return Identity{Network: n.Name}
 }
 
 // servedBy finds the container that another one's connection leads to, as where a rule masquerades between two networks.
@@ -263,8 +297,8 @@ func (s *State) servedBy(p *placed) *Owner {
 	return &Owner{Service: m.Service, Container: m.Identity.Container, ContainerID: m.ID}
 }
 
-// networkOf names the network of the end that belongs to the owner.
-func (s *State) networkOf(p *placed) string {
+// networkOfConnection names the network of the end that belongs to the owner.
+func (s *State) networkOfConnection(p *placed) string {
 	switch {
 	case p.kind == EmbeddedDNS:
 		return "" // loopback is on none

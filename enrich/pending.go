@@ -48,7 +48,7 @@ func (s *State) Attribute(flows []loader.Flow, drops []loader.Drop) ([]Flow, []D
 	}
 	var outFlows []Flow
 	var outDrops []Drop
-	s.pending.flows, outFlows = settle(s.pending.flows, flows, now, s.settleFlow)
+	s.pending.flows, outFlows = settle(s.pending.flows, s.putAside(flows, now), now, s.settleFlow)
 	s.pending.drops, outDrops = settle(s.pending.drops, newLost(drops), now, s.settleDrop)
 	return outFlows, outDrops
 }

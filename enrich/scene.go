@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bridgewatch/bridgewatch/loader"
 )
 
 // recently is how long a container that ended or began explains that packets for it are lost: neighbours need three
@@ -32,13 +34,17 @@ const smallMTU = 576
 type scene struct {
 	*State
 	drop  *lostPacket
-	owner *member // of the namespace, nil: it is the host's or nobody's
+	owner *member // of the namespace, nil: it is the host's, the engine's or nobody's
+	// sandbox is the engine's own namespace that it happened in, and network whose that is; nil: it was another, or is not known.
+	sandbox *loader.SandboxState
+	network *knownNetwork
 }
 
 func (s *State) sceneOf(lost *lostPacket) *scene {
 	scene := &scene{State: s, drop: lost}
 	if lost.Netns != s.config.Host {
 		scene.owner = s.members[s.netns[lost.Netns]]
+		scene.setOverlay()
 	}
 	return scene
 }
@@ -370,6 +376,9 @@ func (s *scene) changed(m *member) bool {
 
 // receiver finds the container that a packet was for, nil if none is known.
 func (s *scene) receiver() *member {
+	if s.sandbox != nil {
+		return s.receiverInOverlay()
+	}
 	d := s.drop
 	m := s.index().mac(s.networkOfBridge(d.Device), d.DestinationMAC)
 	if p := s.links[d.Device]; m == nil && p != nil {
@@ -385,6 +394,9 @@ func (s *scene) receiver() *member {
 // its address says so.
 func (s *scene) receiverIsGone() bool {
 	m := s.receiver()
+	if m == nil && s.sandbox != nil {
+		return s.hasLeft()
+	}
 	if m == nil {
 		return !s.isForUplink() || s.bridgeNetwork(s.drop.Destination) != nil
 	}
@@ -403,6 +415,9 @@ func (s *scene) hasLiveReceiver() bool {
 
 // behind finds the container behind the device of a drop.
 func (s *scene) behind() *member {
+	if s.sandbox != nil {
+		return s.behindInOverlay()
+	}
 	if !s.onHost() {
 		return s.owner
 	}

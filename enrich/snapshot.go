@@ -69,7 +69,7 @@ func (s *State) live(m *member) LiveContainer {
 	live := LiveContainer{Container: m.Container, Identity: m.Identity, ResolvConf: s.resolvConf(m.ID)}
 	live.Labels = s.labelsOf(m)
 	for _, e := range m.Endpoints {
-		if n := s.networks[e.NetworkID]; n != nil && (n.Bridge != "" || n.childOnly()) {
+		if n := s.networks[e.NetworkID]; n != nil && (n.Bridge != "" || n.childOnly() || n.isOverlay()) {
 			live.Networks = append(live.Networks, e.Network)
 		}
 	}

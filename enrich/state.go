@@ -4,6 +4,7 @@ package enrich
 
 import (
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type State struct {
 	left        map[loader.Netns]time.Time // when a container moved out of a namespace into a new one
 	learned     map[netip.Addr]string      // addresses seen at a container's device, to its ID
 	addresses   map[netip.Addr]struct{}    // the host's own
+	gatewayLegs map[string]Endpoint        // places on docker_gwbridge, by container ID
 	// ingressSandbox is the address on docker_gwbridge of the namespace that Swarm's routing mesh runs in; zero: none known.
 	ingressSandbox netip.Addr
 	swarmWanted    chan struct{} // asks whoever follows the engine for what Swarm makes of this node
@@ -63,6 +65,7 @@ type State struct {
 	services     []Service // of the Swarm
 	unstarted    []UnstartedContainer
 	kept         []loader.Listener // see SetKeptPorts
+	overlays     overlays
 }
 
 // ingressPort is a port of every node that the routing mesh publishes.
@@ -117,6 +120,7 @@ func NewState(config Config) *State {
 
 		swarmWanted: make(chan struct{}, 1),
 		tasks:       newServiceTasks(),
+		overlays:    newOverlays(),
 	}
 }
 
@@ -207,6 +211,9 @@ func (s *State) putContainer(c Container) {
 	m.stopping = m.stopping && c.StartedAt.Equal(m.StartedAt)
 	m.search = loader.SearchSuffixes(c.DNSSearch)
 	m.Container = c
+	if c.SandboxKey != "" {
+		s.overlays.folder = filepath.Dir(c.SandboxKey)
+	}
 	m.sketch = false
 	m.seen = s.config.Now()
 	s.identify(m)
@@ -336,11 +343,13 @@ func (s *State) sweep() {
 		}
 		if old(m.died) {
 			delete(s.members, id)
+			s.overlays.legs.forget(id)
 		}
 	}
 	for id, n := range s.networks {
 		if old(n.gone) {
 			delete(s.networks, id)
+			delete(s.overlays.words, id)
 		}
 	}
 	for index, p := range s.links {
