@@ -24,6 +24,9 @@ func rules() []rule {
 		inventoryRules(),
 		dnsRules(),
 		nameRules(),
+		overlayRules(),
+		ipvsRules(),
+		swarmRules(),
 	)
 }
 

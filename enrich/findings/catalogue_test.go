@@ -77,7 +77,7 @@ func TestCauses(t *testing.T) {
 func TestConfirmIsFilled(t *testing.T) {
 	raised := map[string]bool{}
 	check := func(view View) {
-		for _, f := range look(NewBoard(Config{UnusedAfter: 1}), view, unused) {
+		for _, f := range look(NewBoard(Config{UnusedAfter: 1}), view, swept) {
 			raised[f.ID] = true
 			if left := placeholder.FindString(strings.ReplaceAll(f.Confirm, "{{", "")); left != "" {
 				t.Errorf("%s: %s is left in %q", f.ID, left, f.Confirm)

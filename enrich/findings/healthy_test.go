@@ -108,7 +108,7 @@ func healthy() View {
 			},
 			Sandboxes: []string{
 				"/run/docker/netns/aaaaaaaaaaaa", "/run/docker/netns/bbbbbbbbbbbb", "/run/docker/netns/cccccccccccc",
-				"/run/docker/netns/dddddddddddd", "/run/docker/netns/1-zmq0dp2jpu", "/run/docker/netns/lb_zmq0dp2jp",
+				"/run/docker/netns/dddddddddddd", "/run/docker/netns/1-n9", "/run/docker/netns/lb_n9",
 				"/run/docker/netns/ingress_sbox", "/run/docker/netns/default",
 			},
 		},
@@ -242,6 +242,19 @@ func lossFacts(packets float64) []Fact {
 		text("kernel's reason", "SOME_REASON"), text("kernel function", "some_function"),
 		text("device", "br-f0f0f0f0f0f0"), text("example", "172.20.0.2:40000 > 203.0.113.7:443 tcp"), text("direction", "tx"), text("scope", "host"),
 	}
+}
+
+// lookFor is how long a view must last for the findings that are wanted.
+func lookFor(want []raised) time.Duration {
+	length := unused
+	for _, f := range want {
+		for _, r := range rules() {
+			if r.ID == f.ID {
+				length = max(length, r.after)
+			}
+		}
+	}
+	return length
 }
 
 // look shows a board the same view for a while, as the agent does, and returns what stands then.

@@ -64,7 +64,7 @@ func routeRules() []rule {
 				Title:   "Packets are sent to an address that nobody answers for.",
 				Remedy:  "If it is the gateway, named as the next hop, bring it back or correct the route. Else whoever sends holds on to the address of a container that is gone, by a stale DNS answer or an old NAT entry: make it resolve the name again, or delete the entry (conntrack -D -d ADDRESS).",
 				Confirm: "ip neigh show {destination}",
-				Basis:   "packets to an address in a Docker network, or by way of a gateway, that the kernel dropped because address resolution failed, for longer than a container takes to restart; a machine of the LAN that is off is not counted",
+				Basis:   "packets to an address in a Docker network, or by way of a gateway, that the kernel dropped because address resolution failed, for longer than a container takes to restart, or on an overlay network for a minute after a task has ended; a machine of the LAN that is off is not counted",
 			},
 			inside: true,
 			find:   deadEndpoints,
@@ -150,13 +150,14 @@ func (v *View) forwarding(ipv6 bool) []string {
 }
 
 // deadEndpoints finds containers whose packets wait for somebody of Docker's who is gone, or for a gateway. That another
-// machine on the link is off is its own business.
+// machine on the link is off is its own business. On an overlay network a task that ends has no successor at its address: each
+// update leaves clients behind that hold on to the old one for a while.
 func deadEndpoints(v *View) []hit {
 	var hits []hit
 	for i := range v.Losses {
 		l := &v.Losses[i]
 		hop, concerns := v.silent(l)
-		if l.Cause != "dead-endpoint" || !v.enough(l.Packets, perMinute) || !l.victim() || l.restarting() || !concerns {
+		if l.Cause != "dead-endpoint" || !v.enough(l.Packets, perMinute) || !l.victim() || l.restarting() || !concerns || l.ToContainer && v.isOverlay(l.Subject.Network) {
 			continue
 		}
 		h := v.lossHit(l)
@@ -167,6 +168,12 @@ func deadEndpoints(v *View) []hit {
 		hits = append(hits, h)
 	}
 	return hits
+}
+
+// isOverlay tells whether a network spans nodes.
+func (v *View) isOverlay(network string) bool {
+	n := v.network(network)
+	return n != nil && n.Driver == "overlay"
 }
 
 // silent tells whether it is Docker's business that nobody answers for the next hop of lost packets, and which gateway that

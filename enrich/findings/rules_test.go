@@ -39,7 +39,7 @@ func one(id string, subject Subject, confirm string, evidence ...Fact) []raised 
 func allCases() [][]ruleCase {
 	return [][]ruleCase{
 		filteringCases(), linkCases(), routeCases(), tableCases(), publishedCases(), sourceCases(), conntrackCases(), conflictCases(),
-		inventoryCases(), dnsCases(), nameCases(),
+		inventoryCases(), dnsCases(), nameCases(), overlayCases(), ipvsCases(), swarmCases(),
 	}
 }
 
@@ -49,7 +49,7 @@ func TestRules(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				view := healthy()
 				c.change(&view)
-				requireRaised(t, look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, unused), c.want)
+				requireRaised(t, look(NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour}), view, lookFor(c.want)), c.want)
 			})
 		}
 	}
@@ -225,6 +225,7 @@ func TestDeadEndpoint(t *testing.T) {
 		{"in the container's own network", "172.20.0.9", "front", nil, "", inWeb + "ip neigh show 172.20.0.9"},
 		{"in another's", "172.18.0.9", "", nil, "", "ip neigh show 172.18.0.9"},
 		{"in an overlay", "10.9.1.9", "stack_back", nil, "", inWeb + "ip neigh show 10.9.1.9"},
+		{"a task's that has just ended", "10.9.1.9", "stack_back", func(v *View) { v.Losses[0].ToContainer = true }, "", ""},
 		{"on the LAN", "192.168.1.50", "", nil, "", ""},
 		{"on the LAN, by macvlan", "192.168.1.50", "lan", nil, "", ""},
 		{"a container that was there, by macvlan", "192.168.1.50", "lan", func(v *View) { v.Losses[0].ToContainer = true }, "", inWeb + "ip neigh show 192.168.1.50"},

@@ -33,6 +33,12 @@ type View struct {
 	NeighboursRefused uint64
 	DNS               DNS
 
+	Cluster  enrich.Cluster // what this node knows of its Swarm: State.Cluster
+	Channels []PeerChannel  // what went between this node and others since each was first heard of: see Recent.AddOverlay
+	Missed   []MissedPeer   // what VXLAN devices did not know where to within the Window
+	Lost     []TunnelLoss   // what overlay networks lost between this node and others within the Window
+	Talks    []Talk         // what containers here sent to others' on overlay networks without an answer
+
 	Tracking enrich.Tracking // what is in the host's table of tracked connections
 	// RulesetChanged is when the host's nftables rules were last changed, by whomever; zero: not since the agent started, or
 	// not known.
@@ -106,6 +112,48 @@ type Unserved struct {
 	Attempts    uint64
 	First, Last time.Time                  // of the attempts
 	Example     enrich.PublishedConnection // the latest of them
+}
+
+// PeerChannel is what went between this node and one address on one channel: of VXLAN, for one network.
+type PeerChannel struct {
+	Peer    netip.Addr
+	Node    string // the peer's name, "" if it is not known
+	Known   bool   // it is a node of this Swarm
+	Channel loader.Channel
+	Network string // of VXLAN; "" where no network here has the VNI
+	VNI     uint32
+	Inner   bool // counted at an encrypted network's own VXLAN device: the wire has it as ESP
+	// Within the Window. What is malformed is not among the received.
+	Sent, Received, Malformed uint64
+	// Since the agent started; zero: never.
+	FirstSent, LastSent         time.Time
+	FirstReceived, LastReceived time.Time
+}
+
+// TunnelLoss is what was lost on an overlay network, between this node and another, for one cause within the Window.
+type TunnelLoss struct {
+	enrich.Tunnel
+	Cause   string
+	Packets uint64
+	// First and Last are of those that followed each other without a long pause.
+	First, Last time.Time
+	Example     enrich.Drop // the latest of them
+}
+
+// Talk is the TCP segments that containers here have sent to somebody on another node, on an overlay network, since the last that
+// came back from there. There is none where answers come, or where the other has ended.
+type Talk struct {
+	Network     string
+	Address     netip.Addr
+	Peer        netip.Addr // the node
+	Sent        uint64
+	First, Last time.Time
+}
+
+// MissedPeer is somebody whom a VXLAN device could not reach for want of an entry.
+type MissedPeer struct {
+	enrich.OverlayMiss
+	First, Last time.Time
 }
 
 // ConntrackRise is how much connection tracking's counters of a namespace have grown within the Window: see

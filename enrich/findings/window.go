@@ -58,6 +58,7 @@ type Recent struct {
 	tables    [2]refusals                  // of neighbours, IPv4 and IPv6
 	conntrack conntrackEntry               // of the host
 	dns       dnsRecent
+	overlay   overlayRecent
 }
 
 // NewRecent makes an empty one.
@@ -71,6 +72,7 @@ func NewRecent() *Recent {
 		listening: newBounded[string, listenEntry](maxNetns),
 		addresses: make(map[netip.Addr]time.Time),
 		dns:       newDNSRecent(),
+		overlay:   newOverlayRecent(),
 	}
 }
 
@@ -146,6 +148,7 @@ func (r *Recent) AddDrops(drops []enrich.Drop, now time.Time) {
 	for i := range drops {
 		d := &drops[i]
 		r.denied(d, now)
+		r.overlay.lose(d, now)
 		if d.Kind != enrich.KindFault && d.Kind != enrich.KindPolicy {
 			continue
 		}
@@ -198,6 +201,7 @@ func (r *Recent) AddFlows(flows []enrich.Flow, now time.Time) {
 	defer r.mu.Unlock()
 	for i := range flows {
 		f := &flows[i]
+		r.overlay.talk(f, now)
 		if f.Via != enrich.ViaContainer || f.Peer.Service != enrich.External || f.RX.Packets == 0 {
 			continue
 		}
@@ -303,7 +307,8 @@ func risen(before, now uint64) uint64 {
 	return now - before
 }
 
-// Fill sets what the view has of the Window before view.Now, in a fixed order. The view's inventory and host must be there.
+// Fill sets what the view has of the Window before view.Now, in a fixed order. The view's inventory, host and cluster must be
+// there.
 func (r *Recent) Fill(view *View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -318,14 +323,22 @@ func (r *Recent) Fill(view *View) {
 	view.Conntrack = r.tracked(view)
 	view.NeighboursRefused = r.refused(view)
 	view.DNS = r.dns.view(view.Now)
+	r.overlay.fill(view)
 }
 
-// noteAddresses remembers who had which address within the Window.
+// noteAddresses remembers who had which address within the Window, here or on other nodes of the Swarm.
 func (r *Recent) noteAddresses(view *View) {
 	for i := range view.Inventory.Containers {
 		for _, e := range view.Inventory.Containers[i].Endpoints {
 			for _, a := range e.Addresses {
 				r.addresses[a] = view.Now
+			}
+		}
+	}
+	for i := range view.Cluster.Networks {
+		for _, e := range view.Cluster.Networks[i].Endpoints {
+			if e.Address.IsValid() {
+				r.addresses[e.Address] = view.Now
 			}
 		}
 	}
@@ -440,7 +453,7 @@ func (r *Recent) Overflow() []loader.Loss {
 		{Place: "recent_inbound", Count: r.inbound.rest},
 		{Place: "recent_uses", Count: r.uses.rest},
 		{Place: "recent_unserved", Count: r.unserved.rest},
-	}, r.dns.overflow()...)
+	}, append(r.dns.overflow(), r.overlay.overflow()...)...)
 }
 
 // bounded is a table with room for so many keys. What is of another is counted as the rest.

@@ -154,6 +154,26 @@ func TestRecentKnowsFormerContainers(t *testing.T) {
 	}
 }
 
+// A task on another node has an address as one here does.
+func TestRecentKnowsFormerTasks(t *testing.T) {
+	for second, want := range map[int]bool{59: true, 60: false} {
+		r := NewRecent()
+		view := healthySwarm()
+		view.Now = at(0)
+		d := dropped("dead-endpoint", webID, 50)
+		task := remoteTask("n9", 99, third)
+		n := &view.Cluster.Networks[1]
+		n.Endpoints, d.Destination = append(n.Endpoints, task), task.Address
+		r.Fill(&view)
+		r.AddDrops([]enrich.Drop{d}, at(second))
+		view.Now, view.Cluster.Networks = at(second), nil
+		r.Fill(&view)
+		if got := view.Losses[0].ToContainer; got != want {
+			t.Errorf("%d s after its end: ToContainer %v", second, got)
+		}
+	}
+}
+
 func TestRecentLeaks(t *testing.T) {
 	r := NewRecent()
 	out := func(id string, packets, resets uint64) enrich.Egress {
@@ -310,6 +330,7 @@ func TestRecentIsBounded(t *testing.T) {
 	for i := range many {
 		d := dropped("filtered", webID, 2)
 		d.Container = strconv.Itoa(i)
+		d.Tunnel = &enrich.Tunnel{VNI: uint32(i)}
 		r.AddDrops([]enrich.Drop{d}, at(0))
 		e := enrich.Egress{Identity: d.Identity, ContainerID: webID}
 		e.Counts.Packets = 3
@@ -322,6 +343,7 @@ func TestRecentIsBounded(t *testing.T) {
 		c.Container, c.ContainerID = d.Container, d.Container
 		r.AddNAT(enrich.NAT{Attempts: []enrich.PublishedConnection{c}}, at(0))
 		r.AddDNS(crowded(d.Container), at(0))
+		r.AddOverlay(crowdedOverlay(i), at(0))
 	}
 	known := dropped("filtered", webID, 100)
 	known.Container = "0"
@@ -353,6 +375,11 @@ func TestRecentIsBounded(t *testing.T) {
 		{Place: "recent_collisions", Count: uint64(many - maxCollisions)},
 		{Place: "recent_stale", Count: uint64(many - maxStale)},
 		{Place: "recent_truncated", Count: uint64(many - maxTruncated)},
+		{Place: "recent_channels", Count: uint64(many - maxChannels)},
+		{Place: "recent_strangers", Count: uint64(many - maxStrangers)},
+		{Place: "recent_misses", Count: uint64(many - maxMissed)},
+		{Place: "recent_tunnel_losses", Count: 2 * uint64(many-maxTunnelLosses)},
+		{Place: "recent_talks"},
 	}
 	if diff := cmp.Diff(want, r.Overflow()); diff != "" {
 		t.Errorf("overflow (-want +got):\n%s", diff)
