@@ -41,6 +41,9 @@ var identityLabels = []string{"stack", "service", "container", "network", "scope
 // serviceLabels do so in families that would have too many series with one for each container.
 var serviceLabels = []string{"stack", "service", "network", "scope"}
 
+// overlayLabels say of which overlay network something was, between which addresses of nodes, and whether it was encrypted.
+var overlayLabels = []string{"network", "vni", "local", "peer", "direction", "encapsulation"}
+
 // labelPort is a published port's number on the host.
 const labelPort = "published_port"
 
@@ -64,7 +67,7 @@ var (
 		Help: "Bytes that crossed a network's bridge device, with Ethernet headers."}
 	conversationBytes = &Family{Name: "bridgewatch_conversation_bytes_total", Unit: "By", Retired: whenIdle,
 		Labels: []string{"source_stack", "source_service", "destination_stack", "destination_service", "network", "protocol"},
-		Help:   "Bytes from one service to another, counted once, at the sender if it is a container of this host."}
+		Help:   "Bytes from one service to another, counted once: at the sender if it is a container of this host or of its Swarm, whose own agent counts it."}
 
 	droppedPackets = &Family{Name: "bridgewatch_dropped_packets_total", Unit: "{packet}", Retired: withOwner,
 		Labels: withIdentity("device_kind", "direction", "reason", "cause", "kind"),
@@ -135,6 +138,36 @@ var (
 	dnsNameLookups = &Family{Name: "bridgewatch_dns_name_lookups_total", Unit: "{lookup}", Retired: whenIdle, Labels: []string{"name", "rcode"},
 		Help: "DNS lookups of a name, without those that the engine makes for others. Only with --dns.names."}
 
+	overlayPackets = &Family{Name: "bridgewatch_overlay_packets_total", Unit: "{packet}", Retired: whenIdle, Labels: overlayLabels,
+		Help: "Packets of overlay networks that passed between this node and another, by the addresses of the outer header."}
+	overlayBytes = &Family{Name: "bridgewatch_overlay_bytes_total", Unit: "By", Retired: whenIdle, Labels: overlayLabels,
+		Help: "Bytes of overlay networks that passed between this node and another, with all headers."}
+	overlayDropped = &Family{Name: "bridgewatch_overlay_dropped_packets_total", Unit: "{packet}", Retired: whenIdle,
+		Labels: append(slices.Clip(overlayLabels), "reason", "cause"),
+		Help:   "Those of the dropped packets that were on their way between this node and another. A view of the drops: never add the two."}
+	overlayMalformed = &Family{Name: "bridgewatch_overlay_malformed_packets_total", Unit: "{packet}", Retired: whenIdle, Labels: []string{"peer"},
+		Help: "Packets on the port of the overlay networks that are no VXLAN."}
+	overlayEntries = &Family{Name: "bridgewatch_overlay_entries", Unit: "{entry}", Type: Gauge, Labels: []string{"network", "table"},
+		Help: "Entries that say by which node whom of an overlay network is reached."}
+	overlayExpected = &Family{Name: "bridgewatch_overlay_expected_entries", Unit: "{entry}", Type: Gauge, Labels: []string{"network", "table"},
+		Help: "Entries that there should be: one for each endpoint on another node, as the engine knows them."}
+	overlayMisses = &Family{Name: "bridgewatch_overlay_misses_total", Unit: "{miss}", Retired: whenIdle, Labels: []string{"network", "table"},
+		Help: "How often a VXLAN device found no entry. The engine does not fill it in then."}
+	channelPackets = &Family{Name: "bridgewatch_swarm_channel_packets_total", Unit: "{packet}", Retired: whenIdle,
+		Labels: []string{"peer", "channel", "direction"},
+		Help:   "Packets between this node and another on each of the channels that a Swarm needs."}
+	channelReceived = &Family{Name: "bridgewatch_swarm_channel_last_received_timestamp_seconds", Unit: "s", Type: Gauge,
+		Labels: []string{"peer", "channel"},
+		Help:   "When something last came from another node on a channel, in Unix time. Absent until then."}
+	peerInfo = &Family{Name: "bridgewatch_swarm_peer_info", Unit: "{node}", Type: Gauge, Labels: []string{"peer", "node", "role", "state"},
+		Help: "Another node of the Swarm, as this one knows it. Always 1."}
+	networkAddresses = &Family{Name: "bridgewatch_network_addresses_available", Unit: "{address}", Type: Gauge, Labels: []string{"network"},
+		Help: "Addresses that an overlay network has left, where the engine tells."}
+	ipvsBackends = &Family{Name: "bridgewatch_ipvs_backends", Unit: "{backend}", Type: Gauge, Labels: withIdentity("vip", "state"),
+		Help: "Tasks that this node spreads a service's virtual address over."}
+	ipvsConnections = &Family{Name: "bridgewatch_ipvs_connections", Unit: "{connection}", Type: Gauge, Labels: withIdentity("vip", "state"),
+		Help: "Connections to a service's virtual address that this node keeps track of."}
+
 	finding = &Family{Name: "bridgewatch_finding", Unit: "{finding}", Type: Gauge, Labels: withIdentity("id", "severity"),
 		Help: "1 while a finding holds for a subject, and for some time after. Its runbook has the name of its id."}
 	findingStart = &Family{Name: "bridgewatch_finding_start_timestamp_seconds", Unit: "s", Type: Gauge, Labels: withIdentity("id", "severity"),
@@ -169,7 +202,7 @@ var (
 	signalStart = &Family{Name: "bridgewatch_signal_start_time_seconds", Unit: "s", Type: Gauge, Labels: []string{"signal"},
 		Help: "When a running signal started, in Unix time."}
 	attachedDevices = &Family{Name: "bridgewatch_attached_devices", Unit: "{device}", Type: Gauge, Labels: []string{"device_kind"},
-		Help: "Devices that are watched: uplink by the egress signal, all others by flow."}
+		Help: "Devices that are watched: uplink by the signals egress and overlay, all others by flow."}
 	dockerUp = &Family{Name: "bridgewatch_docker_up", Unit: "{engine}", Type: Gauge,
 		Help: "1 while the agent is connected to the Docker engine."}
 	programRunSeconds = &Family{Name: "bridgewatch_program_run_seconds_total", Unit: "s", Labels: []string{"program"},
@@ -196,6 +229,8 @@ func Families() []*Family {
 		conntrackEntries, conntrackLimit, conntrackFailures, snatPortsUsed, snatPortsLimit, rulesetChanges,
 		dnsQueries, dnsResponses, dnsTimeouts, dnsRetries, dnsTruncated, dnsExpansions, dnsOdd, dnsDuration,
 		dnsUpstreamQueries, dnsUpstreamResponses, dnsUpstreamTimeouts, dnsUpstreamFailures, dnsNameLookups,
+		overlayPackets, overlayBytes, overlayDropped, overlayMalformed, overlayEntries, overlayExpected, overlayMisses,
+		channelPackets, channelReceived, peerInfo, networkAddresses, ipvsBackends, ipvsConnections,
 		finding, findingStart, findingsRaised,
 		observedPackets, unattributedPackets, lostRecords,
 		containerInfo, containerStart, networkInfo, nodeInfo,

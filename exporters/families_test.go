@@ -35,7 +35,7 @@ func TestFamilies(t *testing.T) {
 				t.Errorf("%s has a label %q", f.Name, l)
 			}
 			for _, taken := range []string{"instance", "job", "node"} {
-				if l == taken && f != nodeInfo {
+				if l == taken && f != nodeInfo && f != peerInfo {
 					t.Errorf("%s has the label %q, which is Prometheus's", f.Name, l)
 				}
 			}

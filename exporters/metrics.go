@@ -19,8 +19,10 @@ import (
 // further combinations are counted with reason and cause other. On three networks and more it has a few more. What nat.go and
 // dns.go add has bounds of its own, and findings are not among them.
 const (
-	maxDropSeries     = 6 // on one network
+	maxDropSeries     = 5 // on one network
 	perFurtherNetwork = 4 // fewer, for the traffic there
+	minDropSeries     = 2 // on however many
+	maxBenignSeries   = 1 // beside these
 )
 
 // Metrics turns what is read, enriched and known into series.
@@ -34,6 +36,7 @@ type Metrics struct {
 	names        *nameTable                // of lookups
 	servers      map[string]bool           // by address, that the host or containers are configured to ask
 	networks     map[Owner]map[string]bool // that containers of an identity are on
+	overlays     *overlayNames
 
 	started  time.Time
 	living   map[string]living            // containers, by ID
@@ -58,7 +61,7 @@ func NewMetrics(store *Store) *Metrics {
 	}
 	m := &Metrics{
 		store: store, drops: make(details), translations: make(details), ports: make(details), connections: make(details),
-		lookups: make(details), names: newNameTable(DNSNames{}, store.config.Retention),
+		lookups: make(details), names: newNameTable(DNSNames{}, store.config.Retention), overlays: newOverlayNames(store.config.Now),
 		started: store.config.Now(), states: make(map[string]loader.NetnsState), tracking: make(map[string]bool),
 	}
 	m.setRaised(nil)
@@ -75,7 +78,10 @@ func (m *Metrics) AddFlows(flows []enrich.Flow) {
 		f := &flows[i]
 		switch f.Via {
 		case enrich.ViaContainer:
-			m.addContainerFlow(f)
+			m.addInterfaceFlow(f)
+			m.addConversation(f)
+		case enrich.ViaSandbox: // it passes on what others say to each other
+			m.addInterfaceFlow(f)
 		case enrich.ViaBridge:
 			m.addBridgeFlow(f)
 		case enrich.ViaNobody:
@@ -85,7 +91,7 @@ func (m *Metrics) AddFlows(flows []enrich.Flow) {
 	}
 }
 
-func (m *Metrics) addContainerFlow(f *enrich.Flow) {
+func (m *Metrics) addInterfaceFlow(f *enrich.Flow) {
 	for _, side := range []struct {
 		direction enrich.Direction
 		counts    loader.Counts
@@ -98,7 +104,6 @@ func (m *Metrics) addContainerFlow(f *enrich.Flow) {
 		m.store.Add(bytes, float64(side.counts.Bytes), values...)
 		m.store.Add(skbs, float64(side.counts.Skbs), values...)
 	}
-	m.addConversation(f)
 }
 
 // addConversation counts what the container sent, and what it received from anybody who does not count it as sent.
@@ -139,6 +144,7 @@ func (m *Metrics) AddDrops(drops []enrich.Drop) {
 		m.store.Add(droppedBytes, float64(d.Bytes), values...)
 		m.store.Add(dropLocations, float64(d.Skbs), reasonLabel(d.Reason), d.Function)
 		m.store.Add(observedPackets, float64(d.Packets), "drop")
+		m.addTunnelDrop(d)
 		if d.Scope == enrich.ScopeUnknown {
 			m.store.Add(unattributedPackets, float64(d.Packets), "drop")
 		}
@@ -153,7 +159,11 @@ func (m *Metrics) dropValues(d *enrich.Drop) []string {
 		return identityValues(d.Identity, d.Scope, detail...)
 	}
 	values := identityValues(d.Identity, d.Scope, detail...)
-	if !m.drops.admit(victim.key(), values[3:], droppedPackets.place(values), m.dropBudget(victim)) {
+	whose, limit := victim.key(), m.dropBudget(victim)
+	if d.Kind == enrich.KindBenign { // noise must not take the room of what somebody loses
+		whose, limit = whose+" benign", maxBenignSeries
+	}
+	if !m.drops.admit(whose, values[3:], droppedPackets.place(values), limit) {
 		m.store.Add(seriesOverflow, 1, droppedPackets.Name)
 		return foreseenDrop(enrich.Identity{Stack: d.Stack, Service: d.Service, Container: d.Container}, string(d.Kind))
 	}
@@ -162,7 +172,7 @@ func (m *Metrics) dropValues(d *enrich.Drop) []string {
 
 func (m *Metrics) dropBudget(o Owner) int {
 	further := max(0, len(m.networks[o])-1)
-	return max(1, maxDropSeries-further*perFurtherNetwork)
+	return max(minDropSeries, maxDropSeries-further*perFurtherNetwork)
 }
 
 // reasonLabel gives kernels without reasons a value that says so.

@@ -146,6 +146,27 @@ func TestSeriesPerContainer(t *testing.T) {
 	}
 }
 
+// Noise does not take the room of what a container loses.
+func TestNoiseLeavesRoomForLosses(t *testing.T) {
+	s, m := newTestMetrics()
+	for i := range 100 {
+		d := dropOf("web", fmt.Sprint("REASON_", i), "noise", 1)
+		d.Kind = enrich.KindBenign
+		m.AddDrops([]enrich.Drop{d})
+	}
+	m.AddDrops([]enrich.Drop{dropOf("web", "NETFILTER_DROP", "filtered", 7)})
+	s.wait(zeroFor)
+	found := 0.0
+	for values, value := range s.shown(droppedPackets) {
+		if strings.Contains(values, "NETFILTER_DROP,filtered") {
+			found += value
+		}
+	}
+	if found != 7 {
+		t.Errorf("the loss shows %g under its cause, want 7", found)
+	}
+}
+
 // A container without any label of its own is bounded too: with --metrics.container-label=none.
 func TestSeriesPerServiceWithoutContainers(t *testing.T) {
 	s, m := newTestMetrics()
@@ -154,8 +175,8 @@ func TestSeriesPerServiceWithoutContainers(t *testing.T) {
 		d.Stack, d.Service = "shop", "web"
 		m.AddDrops([]enrich.Drop{d})
 	}
-	if got := len(s.shown(droppedPackets)); got > maxDropSeries+4 {
-		t.Errorf("%d series of drops, want at most %d", got, maxDropSeries+4)
+	if got := len(s.shown(droppedPackets)); got > maxDropSeries+maxBenignSeries+4 {
+		t.Errorf("%d series of drops, want at most %d", got, maxDropSeries+maxBenignSeries+4)
 	}
 	s.wait(zeroFor)
 	if got := s.sum(droppedPackets); got != 100 {
@@ -319,6 +340,18 @@ func TestFlowsOfBridgesAndNobody(t *testing.T) {
 	s.wantShown(t, packets, map[string]float64{})
 	s.wantShown(t, unattributedPackets, map[string]float64{"flow": 5, "drop": 0})
 	s.wantShown(t, observedPackets, map[string]float64{"flow": 10, "drop": 0})
+}
+
+// A load balancer sends nothing of its own: what passes it is no conversation.
+func TestFlowsOfLoadBalancers(t *testing.T) {
+	s, m := newTestMetrics()
+	f := flowOf("", "web")
+	f.Via, f.Scope = enrich.ViaSandbox, enrich.ScopeLoadBalancer
+	m.AddFlows([]enrich.Flow{f})
+	s.wait(zeroFor)
+	s.wantShown(t, packets, map[string]float64{",,,web,loadbalancer,rx": 2, ",,,web,loadbalancer,tx": 3})
+	s.wantShown(t, conversationBytes, map[string]float64{})
+	s.wantShown(t, unattributedPackets, map[string]float64{"flow": 0, "drop": 0})
 }
 
 func TestDropsOfTheHostAndNobody(t *testing.T) {

@@ -18,7 +18,8 @@ type Own struct {
 
 	Signals  []Signal             `json:"signals"`
 	Docker   DockerState          `json:"docker"`
-	Devices  map[string]int       `json:"devices"` // watched, by kind
+	Swarm    *Swarm               `json:"swarm,omitempty"` // nil: the engine is in none
+	Devices  map[string]int       `json:"devices"`         // watched, by kind
 	Losses   []SignalLoss         `json:"losses"`
 	Programs []loader.ProgramCost `json:"programs"`
 	Maps     []loader.MapUsage    `json:"maps"`
@@ -37,6 +38,12 @@ type DockerState struct {
 	Up      bool   `json:"up"`
 	Version string `json:"version,omitempty"`
 	Error   string `json:"error,omitempty"`
+}
+
+// Swarm is the Swarm that the engine is in, as this node knows it.
+type Swarm struct {
+	Address string `json:"address"` // of this node's data path
+	Peers   int    `json:"peers"`   // other nodes
 }
 
 // SignalLoss is a loss and the signal that has it.

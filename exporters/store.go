@@ -4,7 +4,6 @@ package exporters
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +34,7 @@ type Store struct {
 	families map[*Family]*familySeries
 	owners   map[Owner]time.Time // when each was last alive
 	places   map[Place]time.Time // when series were last planned for each, or added to
+	key      []byte              // series' own: what it looks for
 }
 
 // familySeries are the series of a family, in the order of their birth.
@@ -104,12 +104,13 @@ func (s *Store) Keep(at Place) {
 	s.use(at)
 }
 
-// Plan makes a counter exist at 0, before anything is counted.
+// Plan makes a counter exist at 0, before anything is counted. One that was counted before is not to be seen first with what it
+// has, and stays new.
 func (s *Store) Plan(f *Family, values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	series, _ := s.series(f, values)
-	series.planned = true
+	series.planned = series.planned || series.value == 0
 	series.touched = s.config.Now()
 	if f.Retired == withOwner {
 		s.places[f.place(values)] = series.touched
@@ -151,15 +152,14 @@ type Sample struct {
 // never retired, which the agent says of itself: the combinations are few, and they are needed most when there is too much
 // of the rest.
 func (s *Store) series(f *Family, values []string) (series *Series, fits bool) {
-	family := s.families[f]
-	key := seriesKey(values)
-	if series := family.byKey[key]; series != nil {
+	s.key = appendKey(s.key[:0], values)
+	if series := s.families[f].byKey[string(s.key)]; series != nil { // most often, and without a copy of the key
 		return series, true
 	}
 	if s.count >= s.config.Limit && f.Retired != never {
 		return s.overflow(f, values), false
 	}
-	return s.insert(f, key, values), true
+	return s.insert(f, string(s.key), values), true
 }
 
 func (s *Store) insert(f *Family, key string, values []string) *Series {
@@ -201,9 +201,18 @@ func (f *Family) rest(values []string) []string {
 // closedLabels have so few values that an overflow keeps them: a fault stays a fault.
 var closedLabels = []string{
 	"scope", "direction", "kind", "protocol", "client", "source_address", "mechanism", "event", "resolver", "rcode",
+	"encapsulation", "channel", "table",
 }
 
-func seriesKey(values []string) string { return strings.Join(values, "\xff") }
+func seriesKey(values []string) string { return string(appendKey(nil, values)) }
+
+func appendKey(key []byte, values []string) []byte {
+	for _, value := range values {
+		key = append(key, value...)
+		key = append(key, '\xff')
+	}
+	return key
+}
 
 func (s *Store) alive(o Owner) { s.owners[o] = s.config.Now() }
 

@@ -92,6 +92,13 @@ func example() *exporters.Store {
 		Attempts:     []enrich.PublishedConnection{visit, visit}, Connections: []enrich.PublishedConnection{visit},
 	})
 	metrics.AddDNS(exampleDNS(web))
+	metrics.SetCluster(exampleCluster(web))
+	metrics.AddOverlay(exampleOverlay())
+	metrics.AddDrops([]enrich.Drop{{
+		Drop:  loader.Drop{Counts: loader.Counts{Skbs: 1, Packets: 3, Bytes: 450}, Reason: "VXLAN_VNI_NOT_FOUND", Function: "vxlan_rcv"},
+		Scope: enrich.ScopeHost, DeviceKind: "underlay", Direction: enrich.RX, Cause: "vni-unknown", Kind: enrich.KindFault,
+		Tunnel: &enrich.Tunnel{VNI: 5000, Local: netip.MustParseAddr("10.99.0.1"), Peer: netip.MustParseAddr("10.99.0.2")},
+	}})
 	metrics.SetTracking(&enrich.Tracking{Pressure: []enrich.PortPressure{{Protocol: unix.IPPROTO_TCP, Used: 700, Limit: 28232}}})
 	metrics.AddRulesetChanges([]loader.RulesetChange{{NetnsID: -1}})
 	id := strings.Repeat("ab", 32)
@@ -115,6 +122,53 @@ func example() *exporters.Store {
 	})
 	now = start.Add(30 * time.Second)
 	return store
+}
+
+// exampleCluster is a Swarm of two nodes, with a service whose second task has gone and is still served.
+func exampleCluster(of enrich.Identity) *enrich.Cluster {
+	self, other := netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2")
+	mac := [6]byte{2, 0x42, 10, 0, 1, 7}
+	remote := enrich.ClusterEndpoint{Address: netip.MustParseAddr("10.0.1.7"), MAC: mac, Host: other}
+	return &enrich.Cluster{
+		Self:  self,
+		Peers: []enrich.SwarmPeer{{Address: other, Control: other, Node: "n2", ID: "node2", State: "ready", Nets: []string{"shop_back"}}},
+		Networks: []enrich.OverlayNetwork{{
+			Network: enrich.Network{ID: "net2", Name: "shop_back"}, VNIs: []uint32{4097},
+			Sandbox: &loader.SandboxState{
+				FDB:        []loader.FDBEntry{{MAC: mac, Peer: other, Permanent: true}},
+				Neighbours: []loader.Neighbour{{Address: remote.Address, MAC: mac, Confirmed: true}},
+			},
+			LoadBalancer: &loader.SandboxState{Sandbox: loader.Sandbox{Kind: loader.SandboxLoadBalancer}},
+			Endpoints:    []enrich.ClusterEndpoint{remote}, Known: true,
+			Use: []enrich.SubnetUse{{Subnet: netip.MustParsePrefix("10.0.1.0/24"), Used: 5, Available: 249}},
+			VIPs: []enrich.VirtualAddress{{
+				Identity: of, Address: netip.MustParseAddr("10.0.1.2"), Tasks: []enrich.ClusterEndpoint{remote}, Served: true,
+				Backends: []loader.IPVSBackend{
+					{Address: remote.Address, Weight: 1, Active: 4, Inactive: 2}, {Address: netip.MustParseAddr("10.0.1.8"), Weight: 1},
+				},
+				Dead: []netip.Addr{netip.MustParseAddr("10.0.1.8")},
+			}},
+		}},
+	}
+}
+
+// exampleOverlay is traffic of that Swarm, and something that somebody missed.
+func exampleOverlay() enrich.Overlay {
+	row := enrich.OverlayTraffic{
+		OverlayTraffic: loader.OverlayTraffic{
+			Channel: loader.ChannelVXLAN, Local: netip.MustParseAddr("10.99.0.1"), Peer: netip.MustParseAddr("10.99.0.2"), VNI: 4097,
+			Counts: loader.Counts{Skbs: 5, Packets: 50, Bytes: 70000}, Last: start.Add(9 * time.Second),
+		},
+		Network: "shop_back", NetworkID: "net2", Node: "n2", Known: true,
+	}
+	sent := row
+	sent.Outgoing = true
+	gossip := row
+	gossip.Channel, gossip.VNI, gossip.Network = loader.ChannelGossipUDP, 0, ""
+	return enrich.Overlay{
+		Traffic: []enrich.OverlayTraffic{row, sent, gossip},
+		Misses:  []enrich.OverlayMiss{{Miss: loader.Miss{MAC: [6]byte{2, 0x42, 10, 0, 1, 9}, Count: 2}, Network: "shop_back"}},
+	}
 }
 
 // exampleDNS are lookups of a container's: one that Docker answers, and one that it asks others for, twice. And what came too late.
