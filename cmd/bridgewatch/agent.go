@@ -26,7 +26,7 @@ const (
 	resyncPeriod    = time.Minute      // between looks at what events may have missed
 	costPeriod      = time.Minute      // between measurements of the programs
 	costLength      = time.Second      // of one
-	unwatchedPeriod = 2 * time.Second  // between looks for macvlan and ipvlan containers to be entered, and for uplinks
+	unwatchedPeriod = 2 * time.Second  // between looks for containers and overlay networks to be entered, and for uplinks
 	placePeriod     = 10 * time.Second // between looks at whether this is the host's namespace
 )
 
@@ -34,6 +34,7 @@ const (
 type agent struct {
 	log     *slog.Logger
 	started time.Time
+	procfs  loader.Procfs
 	links   *loader.Links
 	drops   *loader.Drops
 	flows   *loader.Flows
@@ -48,6 +49,7 @@ type agent struct {
 	signals []exporters.Signal
 	*translations
 	*lookups
+	*overlays
 
 	engine     atomic.Pointer[enrich.DockerStatus] // nil: not tried yet
 	collecting sync.Mutex
@@ -64,7 +66,7 @@ type agent struct {
 // openAgent starts whatever can run. It fails only if nothing can.
 func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, board findings.Config) (*agent, error) {
 	a := &agent{
-		log: log, started: time.Now(), metrics: exporters.NewMetrics(store),
+		log: log, started: time.Now(), procfs: config.Procfs, metrics: exporters.NewMetrics(store),
 		recent: findings.NewRecent(), board: findings.NewBoard(board),
 	}
 	var err error
@@ -78,6 +80,7 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 	a.signal("egress", err)
 	a.openTranslations(config)
 	a.openLookups(config)
+	a.openOverlays()
 	if a.flows == nil && a.drops == nil && a.nat == nil && a.dns == nil {
 		return nil, errors.Join(fmt.Errorf("no signal can run: %w; see bridgewatch check", a.signalsOff()), a.close())
 	}
@@ -87,10 +90,11 @@ func openAgent(log *slog.Logger, store *exporters.Store, config *runCommand, boa
 	if a.links, err = loader.OpenLinks(); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
+	a.checkProcfs()
 	processes, host := a.processes()
 	a.noteExisting(processes, host)
 	a.state = enrich.NewState(enrich.Config{
-		Host: host, ContainerLabel: enrich.ContainerLabel(config.ContainerLabel), NetnsID: loader.NetnsIDOfProcess, Now: time.Now,
+		Host: host, ContainerLabel: enrich.ContainerLabel(config.ContainerLabel), NetnsID: a.procfs.NetnsID, Now: time.Now,
 	})
 	for _, p := range processes {
 		a.state.Process(p)
@@ -154,11 +158,16 @@ func (a *agent) run(ctx context.Context) error {
 			LinkChanged: a.state.LinkChanged,
 			DeviceMoved: a.state.DeviceMoved,
 			Failed:      func(err error) { a.log.Warn("device is not watched", "error", err) },
+
+			SandboxFolder:  a.state.SandboxFolder,
+			Encrypted:      a.state.Encrypted,
+			OverlayWatched: a.state.OverlayDevices,
 		})
 	})
 	group.Go(func() error { return a.docker.Run(ctx) })
 	a.runTranslations(ctx, group)
 	a.runLookups(ctx, group)
+	a.runOverlays(ctx, group)
 	group.Go(func() error { return every(ctx, placePeriod, a.checkPlace) })
 	if a.execs != nil {
 		group.Go(func() error { return a.execs.Run(ctx, a.state.Process) })
@@ -221,6 +230,7 @@ func (a *agent) collect() {
 	a.collecting.Lock()
 	defer a.collecting.Unlock()
 	a.metrics.SetInventory(a.state.Inventory())
+	a.showCluster()
 	a.count()
 	own := a.status()
 	a.metrics.SetOwn(&own)
@@ -245,6 +255,7 @@ func (a *agent) count() {
 	now := time.Now()
 	a.countTranslations(read.nat, now)
 	a.countLookups(read.dns, drops, now)
+	a.countOverlays(read.overlay, now)
 	a.recent.AddFlows(flows, now)
 	a.recent.AddDrops(drops, now)
 	a.recent.AddEgress(egress, now)
@@ -253,11 +264,12 @@ func (a *agent) count() {
 
 // counted is what the kernel has counted since the last reading.
 type counted struct {
-	flows  []loader.Flow
-	drops  []loader.Drop
-	egress []loader.Egress
-	nat    loader.NATNews
-	dns    loader.DNSNews
+	flows   []loader.Flow
+	drops   []loader.Drop
+	egress  []loader.Egress
+	nat     loader.NATNews
+	dns     loader.DNSNews
+	overlay []loader.OverlayTraffic
 }
 
 // read empties the tables of all signals at once: each has to wait for the kernel.
@@ -290,6 +302,12 @@ func (a *agent) read() (read counted) {
 	if a.dns != nil {
 		group.Go(func() (err error) {
 			read.dns, err = a.dns.Read()
+			return err
+		})
+	}
+	if a.overlay != nil && a.counts.Load() { // on a node that never was in a Swarm there is nothing to wait for
+		group.Go(func() (err error) {
+			read.overlay, err = a.overlay.Read()
 			return err
 		})
 	}
@@ -364,6 +382,7 @@ func (a *agent) readAddresses() {
 func (a *agent) inventoryChanged() {
 	a.readAddresses()
 	a.watchPublished()
+	a.watchSwarm()
 }
 
 // engineChanged is told of the connection to Docker, and after each new one looks again at who lives where.
@@ -371,6 +390,8 @@ func (a *agent) engineChanged(status enrich.DockerStatus) {
 	if status.Err == nil {
 		a.resync()
 		a.watchUplinks()
+		a.watchSwarm()
+		a.lookAtOverlays()
 	}
 	last := a.engine.Swap(&status) // from here on the agent is ready
 	switch {
@@ -406,6 +427,18 @@ func (a *agent) close() error {
 	if a.links != nil {
 		errs = append(errs, a.links.Close())
 	}
-	errs = append(errs, a.translations.close(), a.lookups.close())
+	errs = append(errs, a.translations.close(), a.lookups.close(), a.overlays.close())
 	return errors.Join(errs...)
+}
+
+// checkProcfs warns of process ids that are not the host's: nothing would be found under those that the engine and the kernel
+// give.
+func (a *agent) checkProcfs() {
+	numbers, err := a.procfs.NumbersHost()
+	switch {
+	case err != nil:
+		a.log.Warn("it is not known whether processes have the host's ids", "error", err)
+	case !numbers:
+		a.log.Warn("processes do not have the host's ids here, so that the state of containers is not read; mount the host's /proc and give its place with --path.procfs, or run with --pid=host")
+	}
 }

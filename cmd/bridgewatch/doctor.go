@@ -217,6 +217,10 @@ func signalLack(name string) string {
 		return "addresses that leave the host untranslated"
 	case "nat":
 		return "translations, and clients whose address is lost"
+	case "dns":
+		return "lookups that fail"
+	case "overlay":
+		return "what nodes of the Swarm send each other"
 	case "ruleset":
 		return "when firewall rules change"
 	}

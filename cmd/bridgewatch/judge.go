@@ -32,6 +32,7 @@ func (a *agent) judge(ctx context.Context) {
 	a.readAddresses()
 	var problems unread
 	a.readResolvConfs(&problems)
+	a.readSandboxes(&problems)
 	view := findings.View{Inventory: a.state.Inventory(), Listed: a.state.Listed()}
 	query := a.hostQuery(&view.Inventory, a.state.NATEndpoints())
 	query.Owners = &a.owners
@@ -45,6 +46,7 @@ func (a *agent) judge(ctx context.Context) {
 	if engine := a.engine.Load(); engine != nil && engine.Err == nil { // else nobody would say if a process number is another's now
 		view.Containers = a.readNamespaces(&view.Inventory, &problems)
 	}
+	view.Cluster = a.state.Cluster()
 	a.noteConntrack(&view)
 	a.state.SetKeptPorts(keptPorts(view.Host.Listeners))
 	a.track(&problems, loader.ListTracked, loader.ListUntranslatedUDP)
@@ -183,7 +185,7 @@ func (a *agent) readNamespaces(inventory *enrich.Inventory, problems *unread) ma
 		if !c.OwnsNetns() {
 			continue
 		}
-		state, err := loader.ReadNetns(c.PID)
+		state, err := a.procfs.ReadNetns(c.PID)
 		if err != nil {
 			if !errors.Is(err, loader.ErrNetnsGone) {
 				*problems = append(*problems, fmt.Sprintf("container %s: %s", c.Name, err))
@@ -225,6 +227,7 @@ func (a *agent) enter(inventory *enrich.Inventory, now time.Time, problems *unre
 			*problems = append(*problems, fmt.Sprintf("container %s: %s", c.Name, err))
 		}
 		inside[c.ID] = insideLinks{links, now}
+		a.state.SetLinksInside(c.ID, links)
 	}
 	a.inside = inside
 }

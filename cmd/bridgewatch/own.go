@@ -36,7 +36,7 @@ func (a *agent) dockerState() exporters.DockerState {
 func (a *agent) status() exporters.Own {
 	own := exporters.Own{
 		Version: version, Revision: revision(), GoVersion: runtime.Version(), PID: os.Getpid(), Started: a.started,
-		Signals: a.signals, Docker: a.dockerState(), Devices: map[string]int{}, Memory: residentBytes(),
+		Signals: a.signals, Docker: a.dockerState(), Swarm: a.cluster.Load(), Devices: map[string]int{}, Memory: residentBytes(),
 	}
 	if a.flows != nil {
 		own.Devices = a.flows.Devices()
@@ -66,6 +66,12 @@ func (a *agent) status() exporters.Own {
 			own.Losses = append(own.Losses, exporters.SignalLoss{Signal: "dns", Place: loss.Place, Count: loss.Count})
 		}
 	}
+	if a.overlay != nil {
+		own.Devices["uplink"] = max(own.Devices["uplink"], a.overlay.Devices()["uplink"]) // they are the same
+		own.Maps = append(own.Maps, a.overlay.Usage()...)
+		a.measure(&own, "overlay", a.overlay)
+	}
+	own.Losses = append(own.Losses, a.missLosses()...)
 	if a.execs != nil {
 		a.measure(&own, "exec", a.execs)
 	}

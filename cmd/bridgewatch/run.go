@@ -20,6 +20,7 @@ import (
 	"github.com/bridgewatch/bridgewatch/exporters"
 	"github.com/bridgewatch/bridgewatch/exporters/api"
 	"github.com/bridgewatch/bridgewatch/exporters/prometheus"
+	"github.com/bridgewatch/bridgewatch/loader"
 )
 
 // minRetention leaves a series that begins with its container's end the time to be seen, at 0 and then with its value.
@@ -38,6 +39,7 @@ type runCommand struct {
 	ListenAddress  string        `name:"web.listen-address" default:"127.0.0.1:10470" help:"Address for /metrics, /healthz and /readyz."`
 	WebConfig      string        `name:"web.config.file" help:"File with TLS and authentication, in the format of Prometheus's exporter-toolkit."`
 	APISocket      string        `name:"api.socket" default:"/run/bridgewatch/bridgewatch.sock" help:"Unix socket that the other commands ask."`
+	Procfs         loader.Procfs `name:"path.procfs" default:"/proc" placeholder:"DIR" help:"A procfs with the process ids of the host: in a container without --pid=host, where the host's /proc is mounted."`
 	LogLevel       slog.Level    `name:"log.level" default:"info" help:"debug, info, warn or error."`
 	LogFormat      string        `name:"log.format" enum:"text,json" default:"text" help:"text or json."`
 	ContainerLabel string        `name:"metrics.container-label" enum:"name,service,none" default:"name" help:"What the container label holds: name, service or none."`

@@ -51,6 +51,9 @@ func printStatus(to io.Writer, own *exporters.Own) error {
 	fmt.Fprintf(table, "agent\tversion %s, process %d, up %s, %d MiB\n",
 		own.Version, own.PID, time.Since(own.Started).Round(time.Second), own.Memory>>20)
 	fmt.Fprintf(table, "docker\t%s\n", dockerText(own.Docker))
+	if own.Swarm != nil {
+		fmt.Fprintf(table, "swarm\t%s, this one's data path is %s\n", nodesText(own.Swarm.Peers), own.Swarm.Address)
+	}
 	for _, s := range own.Signals {
 		state := "on since " + s.Since.Format(time.DateTime)
 		if s.Reason != "" {
@@ -80,6 +83,16 @@ func printStatus(to io.Writer, own *exporters.Own) error {
 		fmt.Fprintf(table, "lost\tnothing\n")
 	}
 	return table.Flush()
+}
+
+func nodesText(others int) string {
+	switch others {
+	case 0:
+		return "no other node"
+	case 1:
+		return "1 other node"
+	}
+	return fmt.Sprintf("%d other nodes", others)
 }
 
 func dockerText(d exporters.DockerState) string {

@@ -112,6 +112,24 @@ program flow_ingress  50 ns a run, 2000 runs measured
 	}
 }
 
+// A host without Swarm hears nothing of one.
+func TestStatusOfASwarm(t *testing.T) {
+	for others, want := range map[int]string{
+		0: "swarm no other node, this one's data path is 10.99.0.1", 1: "swarm 1 other node, this one's data path is 10.99.0.1",
+		12: "swarm 12 other nodes, this one's data path is 10.99.0.1",
+	} {
+		own := exampleOwn()
+		own.Swarm = &exporters.Swarm{Address: "10.99.0.1", Peers: others}
+		var out bytes.Buffer
+		if err := printStatus(&out, &own); err != nil {
+			t.Fatal(err)
+		}
+		if got := lines(out.String())[2]; got != want {
+			t.Errorf("says %q, want %q", got, want)
+		}
+	}
+}
+
 // lines splits a text, and makes every run of blanks one.
 func lines(text string) []string {
 	var list []string

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,12 +54,12 @@ type listing struct {
 
 // openTranslations starts the nat signal, which counts nothing that was there before.
 func (a *agent) openTranslations(config *runCommand) {
-	a.translations = &translations{table: enrich.NewNATTable(config.NATTable)}
+	a.translations = &translations{table: enrich.NewNATTable(config.NATTable), owners: loader.SocketOwners{Procfs: a.procfs}}
 	var err error
 	a.nat, err = loader.OpenNAT(loader.NATConfig{})
 	a.signal("nat", err)
 	a.watchSources()
-	a.rulesets, err = loader.OpenRulesets()
+	a.rulesets, err = loader.OpenRulesets(a.procfs)
 	a.signal("ruleset", err)
 }
 
@@ -74,7 +73,7 @@ func (a *agent) noteExisting(processes []loader.Process, host loader.Netns) {
 	for _, p := range processes {
 		if !seen[p.Netns] {
 			seen[p.Netns] = true
-			paths = append(paths, fmt.Sprintf("/proc/%d/ns/net", p.PID))
+			paths = append(paths, a.procfs.NetnsPath(p.PID))
 		}
 	}
 	if err := a.nat.Known(paths...); err != nil {
