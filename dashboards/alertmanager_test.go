@@ -30,6 +30,7 @@ func TestAlertmanagerRoutes(t *testing.T) {
 		{"tickets", []string{"alertname=BridgewatchPublishedPortBroken", "severity=warning", "instance=a", "service=web", "published_port=80"}},
 		{"pager", []string{"alertname=BridgewatchDNSUpstreamSilent", "severity=critical", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchDNSUpstreamSilent", "severity=warning", "instance=a", "server=192.0.2.53"}},
+		{"pager", []string{"alertname=BridgewatchOverlayLoss", "severity=critical", "instance=a", "source=192.0.2.1", "destination=192.0.2.2"}},
 		{"pager", []string{"alertname=BridgewatchIpForwardOff", "severity=critical", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchFiltered", "severity=warning", "instance=a"}},
 		{"tickets", []string{"alertname=BridgewatchDown", "severity=warning", "instance=a"}},
@@ -100,7 +101,14 @@ func TestInhibition(t *testing.T) {
 		blocked    = alert("BridgewatchUpstreamBlocked", "critical", "stack", "shop", "service", "web", "container", "web.1", "scope", "container")
 		servfail   = alert("BridgewatchServfail", "warning", "container", "vote", "scope", "container")
 		wrongName  = alert("BridgewatchNxdomainWrongName", "warning", "container", "vote", "scope", "container")
-		foreign    = labels{"alertname": "DiskFull", "severity": "warning", "cluster": "c", "instance": "a", "stack": "shop", "service": "web"}
+		loss       = alert("BridgewatchOverlayLoss", "critical", "network", "shop", "vni", "4097", "encapsulation", "vxlan",
+			"source", "192.0.2.2", "destination", "192.0.2.1")
+		oneWay  = loss.with("alertname", "BridgewatchOverlayOneWay")
+		silent  = labels{"alertname": "BridgewatchOverlayPeerSilent", "severity": "critical", "cluster": "c", "source": "192.0.2.2"}
+		closed  = alert("Bridgewatch4789Closed", "critical", "scope", "host")
+		unheard = alert("BridgewatchPeerSilent", "critical", "scope", "host")
+		natted  = alert("BridgewatchAdvertiseNat", "critical", "scope", "host")
+		foreign = labels{"alertname": "DiskFull", "severity": "warning", "cluster": "c", "instance": "a", "stack": "shop", "service": "web"}
 	)
 	for _, tc := range []struct {
 		name      string
@@ -143,6 +151,17 @@ func TestInhibition(t *testing.T) {
 			[]labels{flush, nobody, oneServer, lookups, slow, blocked, noForward.with("instance", "b"), nobody.with("instance", "b"),
 				slowAlone.with("instance", "b")},
 			[]labels{nobody, oneServer, lookups, slow, blocked, nobody.with("instance", "b"), slowAlone.with("instance", "b")}},
+		{"why nothing comes in at a node is its page", []labels{closed, loss, oneWay, loss.with("instance", "b", "destination", "192.0.2.3")},
+			[]labels{loss, oneWay}},
+		{"one direction alone is no second loss", []labels{oneWay, loss, loss.with("source", "192.0.2.3"), loss.with("network", "blog", "vni", "4098")},
+			[]labels{loss}},
+		{"what is lost of all encrypted networks is each one's loss",
+			[]labels{loss.with("encapsulation", "esp", "network", "", "vni", ""), loss, loss.with("source", "192.0.2.3")}, []labels{loss}},
+		{"a node that nobody hears is one page",
+			[]labels{silent, loss, oneWay, loss.with("source", "192.0.2.3"), loss.with("cluster", "d"), closed.with("instance", "b")},
+			[]labels{loss, oneWay}},
+		{"that one host misses a node, or cannot reach it, says nothing of others", []labels{unheard, natted, silent.with("source", "192.0.2.4"), loss, oneWay},
+			[]labels{loss}},
 		{"an agent that is down holds nothing back", []labels{down, page, alone, icc, signalOff, tcpOpen}, nil},
 		{"another critical finding of the host holds nothing back", []labels{tcpOpen, oneTicket, alone, down, signalOff, icc, page.with("instance", "b")}, nil},
 	} {

@@ -27,14 +27,16 @@ const (
 	Flow         = "flow.json"             // Grafana dashboard: the signal flow
 	NAT          = "nat.json"              // Grafana dashboard: the signal nat
 	DNS          = "dns.json"              // Grafana dashboard: the signal dns
+	Overlay      = "overlay.json"          // Grafana dashboard: the signal overlay: what nodes of a Swarm lose between them
+	Swarm        = "swarm.json"            // Grafana dashboard: nodes, services and who serves them
 	Agent        = "agent.json"            // Grafana dashboard: the agents' own cost and losses
-	Rules        = "bridgewatch.rules.yml" // Prometheus rules: services that lose packets, lookups or their clients' addresses, and the agents
+	Rules        = "bridgewatch.rules.yml" // Prometheus rules: services that lose packets, lookups or their clients' addresses, nodes that lose packets between them, and the agents
 	FindingRules = "findings.rules.yml"    // Prometheus rules: one alert for each finding
 	ScrapeConfig = "scrape.yml"            // Prometheus scrape configuration
 	Alertmanager = "alertmanager.yml"      // Alertmanager configuration: routes and inhibitions
 )
 
-//go:embed overview.json drops.json flow.json nat.json dns.json agent.json bridgewatch.rules.yml findings.rules.yml scrape.yml alertmanager.yml
+//go:embed overview.json drops.json flow.json nat.json dns.json overlay.json swarm.json agent.json bridgewatch.rules.yml findings.rules.yml scrape.yml alertmanager.yml
 var files embed.FS
 
 // Files returns all that ships with the agent.

@@ -67,19 +67,20 @@ func checkLayout(t *testing.T, name string, panels []panel) {
 
 // Every query and rule asks only for metrics and labels that the agent has.
 func TestMetricsAndLabelsExist(t *testing.T) {
+	metrics := families(t)
 	for _, q := range allQueries(t) {
-		for _, problem := range unknownNames(t, q.Expr) {
+		for _, problem := range unknownNames(metrics, q.Expr) {
 			t.Errorf("panel %q: %s in %s", q.Panel, problem, q.Expr)
 		}
 	}
 	for _, expr := range append(ruleExprs(t), annotationExprs(t)...) {
-		for _, problem := range unknownNames(t, expr) {
+		for _, problem := range unknownNames(metrics, expr) {
 			t.Errorf("rules: %s in %s", problem, expr)
 		}
 	}
 }
 
-// A service is unique only together with its stack, and a local network only together with its host.
+// A service is unique only together with its stack, and a network only together with its host, or its number in the Swarm.
 func TestAggregation(t *testing.T) {
 	exprs := ruleExprs(t)
 	for _, q := range allQueries(t) {
@@ -87,21 +88,21 @@ func TestAggregation(t *testing.T) {
 			exprs = append(exprs, q.Expr)
 		}
 	}
-	needs := map[string]string{
-		"service":             "stack",
-		"container":           "service",
-		"source_service":      "source_stack",
-		"destination_service": "destination_stack",
-		"network":             "instance",
+	needs := map[string][]string{
+		"service":             {"stack"},
+		"container":           {"service"},
+		"source_service":      {"source_stack"},
+		"destination_service": {"destination_stack"},
+		"network":             {"instance", "vni"},
 	}
 	for _, expr := range exprs {
 		if strings.Contains(expr, "without") {
 			t.Errorf("aggregation by exclusion breaks when a label is added: %s", expr)
 		}
 		for _, by := range groupings(expr) {
-			for label, companion := range needs {
-				if slices.Contains(by, label) && !slices.Contains(by, companion) {
-					t.Errorf("grouped by %s without %s: %s", label, companion, expr)
+			for label, companions := range needs {
+				if slices.Contains(by, label) && !slices.ContainsFunc(companions, func(c string) bool { return slices.Contains(by, c) }) {
+					t.Errorf("grouped by %s without %s: %s", label, strings.Join(companions, " or "), expr)
 				}
 			}
 		}
@@ -208,7 +209,7 @@ func TestQueriesParse(t *testing.T) {
 }
 
 func TestQueriesFillVariables(t *testing.T) {
-	want := `sum(rate(bridgewatch_packets_total{instance=~".*", stack=~".*", service=~".*"}[60000ms]))`
+	want := `sum(rate(bridgewatch_packets_total{instance=~".*", stack=~".*", service=~".*", scope="container"}[60000ms]))`
 	if !slices.ContainsFunc(allQueries(t), func(q Query) bool { return q.Expr == want }) {
 		t.Errorf("no query reads %s", want)
 	}
@@ -234,6 +235,24 @@ func dashboardNames(t *testing.T) []string {
 		t.Fatalf("no dashboard is embedded: %v", err)
 	}
 	return names
+}
+
+var ofContainers = regexp.MustCompile(`bridgewatch_(?:packets|bytes|skbs)_total\{([^}]*)\}`)
+
+// What passes a load balancer or the routing mesh is no container's: panels about containers leave it out, or name services.
+func TestPanelsAboutContainers(t *testing.T) {
+	asked := 0
+	for _, q := range allQueries(t) {
+		for _, m := range ofContainers.FindAllStringSubmatch(q.Expr, -1) {
+			asked++
+			if !strings.HasPrefix(q.Panel, "variable ") && !strings.Contains(m[1], `scope="container"`) && !strings.Contains(m[1], `service!=""`) {
+				t.Errorf("%s asks for more than containers", m[0])
+			}
+		}
+	}
+	if asked == 0 {
+		t.Error("no panel asks for packets: this test looks at nothing")
+	}
 }
 
 func allQueries(t *testing.T) []Query {

@@ -32,42 +32,42 @@ func TestFindingAlerts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A minute apart: nothing for five minutes, ten minutes of the finding, nothing. Each finding has a case of its own, in
-	// which no other alert may fire.
-	var cases []any
-	for i := range catalogue {
-		d := &catalogue[i]
-		cases = append(cases, alertCase(d, victim), alertCase(d, host))
-	}
-	runPromtool(t, rules, cases)
+	runPromtool(t, rules, []any{alertsCase(catalogue)})
 }
 
 type object = map[string]any
 
-// alertCase is a case for promtool: JSON is YAML.
-func alertCase(d *findings.Definition, subject string) object {
-	series := fmt.Sprintf(`bridgewatch_finding{%s, id="%s", severity="%s"}`, subject, d.ID, d.Severity)
-	firing := func(minute int, alerts ...object) object {
-		return object{"alertname": alertName(d.ID), "eval_time": fmt.Sprintf("%dm", minute), "exp_alerts": append([]object{}, alerts...)}
+// alertsCase is one case for promtool, for JSON is YAML: all findings at once, each of a cluster of its own, since cases take
+// time for every rule. A minute apart: nothing for five minutes, ten minutes of the findings, nothing.
+func alertsCase(catalogue []findings.Definition) object {
+	series := []object{}
+	tests := []object{}
+	firing := []object{} // all that may fire at once
+	for i := range catalogue {
+		d := &catalogue[i]
+		alerts := []object{}
+		for _, subject := range []string{victim, host} {
+			own := strings.Replace(subject, `cluster="c"`, `cluster="`+d.ID+`"`, 1)
+			series = append(series, object{
+				"series": fmt.Sprintf(`bridgewatch_finding{%s, id="%s", severity="%s"}`, own, d.ID, d.Severity), "values": "_x5 1x10 _x20",
+			})
+			alerts = append(alerts, object{"exp_labels": alertLabels(d, own), "exp_annotations": annotations(d, subject)})
+		}
+		if !d.Severity.AtLeast(findings.Warning) {
+			continue
+		}
+		for minute, expected := range map[int][]object{4: {}, 5: {}, 7: alerts, 15: alerts, 20: {}} {
+			tests = append(tests, object{"alertname": alertName(d.ID), "eval_time": fmt.Sprintf("%dm", minute), "exp_alerts": expected})
+		}
+		firing = append(firing, object{"labels": fmt.Sprintf(`{alertname="%s", cluster="%s"}`, alertName(d.ID), d.ID), "value": len(alerts)})
 	}
-	count := func(minute int, samples ...object) object {
-		return object{"expr": `count by (alertname) (ALERTS{alertstate="firing"})`, "eval_time": fmt.Sprintf("%dm", minute),
-			"exp_samples": append([]object{}, samples...)}
+	count := func(minute int, samples []object) object {
+		return object{"expr": `count by (alertname, cluster) (ALERTS{alertstate="firing"})`, "eval_time": fmt.Sprintf("%dm", minute), "exp_samples": samples}
 	}
-	test := object{
-		"name": d.ID + " of " + subject, "interval": "1m",
-		"input_series": []object{{"series": series, "values": "_x5 1x10 _x20"}},
+	return object{
+		"interval": "1m", "input_series": series, "alert_rule_test": tests,
+		"promql_expr_test": []object{count(4, []object{}), count(12, firing), count(20, []object{})},
 	}
-	if !d.Severity.AtLeast(findings.Warning) {
-		test["promql_expr_test"] = []object{count(12)}
-		return test
-	}
-	alert := object{"exp_labels": alertLabels(d, subject), "exp_annotations": annotations(d, subject)}
-	test["alert_rule_test"] = []object{firing(4), firing(5), firing(7, alert), firing(15, alert), firing(20)}
-	test["promql_expr_test"] = []object{
-		count(4), count(12, object{"labels": fmt.Sprintf(`{alertname="%s"}`, alertName(d.ID)), "value": 1}), count(20),
-	}
-	return test
 }
 
 func alertName(id string) string {
@@ -112,7 +112,13 @@ var unfilled = regexp.MustCompile(`[^{]\{([a-z_0-9]+)\}(?:[^}]|$)`)
 
 func runPromtool(t *testing.T, rules string, cases []any) {
 	t.Helper()
-	text, err := json.MarshalIndent(object{"rule_files": []string{rules}, "evaluation_interval": "1m", "tests": cases}, "", " ")
+	runPromtoolEvery(t, "1m", rules, cases)
+}
+
+// runPromtoolEvery runs cases in which rules are evaluated at an interval.
+func runPromtoolEvery(t *testing.T, interval, rules string, cases []any) {
+	t.Helper()
+	text, err := json.MarshalIndent(object{"rule_files": []string{rules}, "evaluation_interval": interval, "tests": cases}, "", " ")
 	if err != nil {
 		t.Fatal(err)
 	}

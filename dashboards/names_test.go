@@ -30,7 +30,13 @@ func families(t *testing.T) map[string][]string {
 		all[f.Name+"_bucket"] = append(slices.Clone(f.Labels), "le")
 	}
 	for _, m := range record.FindAllStringSubmatch(text(t, Rules), -1) {
-		all[m[1]] = slices.Concat(groupings(m[2])...)
+		labels := slices.Concat(groupings(m[2])...)
+		for _, name := range word.FindAllString(m[2], -1) {
+			if strings.Contains(name, ":") { // recorded before this one
+				labels = append(labels, all[name]...)
+			}
+		}
+		all[m[1]] = labels
 	}
 	return all
 }
@@ -42,7 +48,7 @@ var targetLabels = []string{"cluster", "instance", "job", "exported_service", "e
 
 // What may stand in a query beside metrics and labels. An unknown word is a misspelt metric.
 var words = strings.Fields(`by on or and unless ignoring group_left sum min max count group topk rate increase changes
-	absent label_replace last_over_time max_over_time min_over_time vector up m h s ms bool bottomk clamp_min offset time
+	absent label_replace avg_over_time last_over_time max_over_time min_over_time resets vector up m h s ms bool bottomk clamp_min offset time
 	histogram_quantile`)
 
 var (
@@ -50,8 +56,9 @@ var (
 	word     = regexp.MustCompile(`[a-zA-Z_~][a-zA-Z0-9_:]*`)
 	selector = regexp.MustCompile(`([\w:]+)\{([^}]*)\}`)
 	matcher  = regexp.MustCompile(`(\w+)\s*[=!]`)
-	grouping = regexp.MustCompile(`\b(?:by|on) \(([^)]*)\)`)
+	grouping = regexp.MustCompile(`\b(?:by|on|group_left) \(([^)]*)\)`)
 	duration = regexp.MustCompile(`\[[^\]]*\]`)
+	replaced = regexp.MustCompile(`"(\w+)",\s*"[^"]*",\s*"\w*",\s*"`) // what label_replace writes to
 )
 
 // groupings returns the labels of each by and on clause of a PromQL expression.
@@ -63,13 +70,15 @@ func groupings(expr string) [][]string {
 	return all
 }
 
-// unknownNames says which names of a PromQL expression are neither metrics nor labels of the agent.
-func unknownNames(t *testing.T, expr string) []string {
-	t.Helper()
-	expr = duration.ReplaceAllString(quoted.ReplaceAllString(expr, `""`), "")
-	metrics := families(t)
-	var problems []string
+// unknownNames says which names of a PromQL expression are neither metrics, nor their labels, nor labels that it makes.
+func unknownNames(metrics map[string][]string, expr string) []string {
 	allowed := slices.Clone(targetLabels)
+	for _, m := range replaced.FindAllStringSubmatch(expr, -1) {
+		allowed = append(allowed, m[1])
+	}
+	made := len(allowed)
+	expr = duration.ReplaceAllString(quoted.ReplaceAllString(expr, `""`), "")
+	var problems []string
 	for _, m := range selector.FindAllStringSubmatch(expr, -1) {
 		known := slices.Concat(targetLabels, metrics[m[1]])
 		for _, label := range matcher.FindAllStringSubmatch(m[2], -1) {
@@ -88,7 +97,7 @@ func unknownNames(t *testing.T, expr string) []string {
 	}
 	for _, by := range groupings(expr) {
 		for _, label := range by {
-			if len(allowed) > len(targetLabels) && !slices.Contains(allowed, label) {
+			if len(allowed) > made && !slices.Contains(allowed, label) {
 				problems = append(problems, "no label "+label)
 			}
 		}
@@ -98,6 +107,7 @@ func unknownNames(t *testing.T, expr string) []string {
 
 // The check itself finds what it is there to find.
 func TestUnknownNames(t *testing.T) {
+	metrics := families(t)
 	for _, tc := range []struct {
 		expr string
 		want []string
@@ -114,8 +124,10 @@ func TestUnknownNames(t *testing.T) {
 		{`rate(bridgewatch_dns_lookup_duration_seconds[5m])`, []string{"no metric bridgewatch_dns_lookup_duration_seconds"}},
 		{`process_open_fds`, []string{"no metric process_open_fds"}},
 		{`bridgewatch_docker_up and on (job, node) bridgewatch_build_info`, []string{"no label node"}},
+		{`sum by (node) (label_replace(bridgewatch_docker_up, "node", "$1", "instance", "(.+)"))`, nil},
+		{`sum by (peer) (label_replace(bridgewatch_signal_enabled, "node", "$1", "instance", "(.+)"))`, []string{"no label peer"}},
 	} {
-		if diff := cmp.Diff(tc.want, unknownNames(t, tc.expr)); diff != "" {
+		if diff := cmp.Diff(tc.want, unknownNames(metrics, tc.expr)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.expr, diff)
 		}
 	}

@@ -91,6 +91,8 @@ type modelPanel struct {
 			ExcludeByName map[string]bool
 			IndexByName   map[string]int
 			RenameByName  map[string]string
+
+			RowField, ColumnField, ValueField string // of groupingToMatrix
 		}
 	}
 	Collapsed *bool        // of rows
@@ -211,9 +213,10 @@ func panelTypes() map[string]struct{ options, custom func() any } {
 			},
 			func() any {
 				return &struct {
-					Align      string
-					Filterable bool
-					Inspect    *bool
+					Align       string
+					Filterable  bool
+					Inspect     *bool
+					CellOptions struct{ Type, Mode string } // may be missing
 				}{}
 			},
 		},
@@ -425,10 +428,15 @@ func tableProblems(p *modelPanel) []string {
 	}
 	var titles []string
 	for _, transformation := range p.Transformations {
+		o := transformation.Options
+		if transformation.ID == "groupingToMatrix" {
+			if want := []string{o.RowField, o.ColumnField, o.ValueField}; !slices.Equal(slices.Sorted(slices.Values(given)), slices.Sorted(slices.Values(append(want, "Time")))) {
+				all = append(all, fmt.Sprintf("panel %q makes a matrix of %v, and its query gives %v", p.Title, want, given))
+			}
+		}
 		if transformation.ID != "organize" {
 			continue
 		}
-		o := transformation.Options
 		for _, column := range given {
 			if _, named := o.IndexByName[column]; !named && !o.ExcludeByName[column] {
 				all = append(all, fmt.Sprintf("panel %q does not say where the column %s goes", p.Title, column))

@@ -45,6 +45,9 @@ func options(name, label, description string, all, first []string) object {
 // chosen are the matchers for what the operator has chosen.
 const chosen = `instance=~"$instance", stack=~"$stack", service=~"$service"`
 
+// ofContainers leaves out what passed load balancers and the routing mesh, which containers have sent or get.
+const ofContainers = chosen + `, scope="container"`
+
 // toDrops leads from a line about a service to its drops.
 func toDrops() link {
 	return link{"Drops of this service", "/d/bridgewatch-drops?${__url_time_range}&${datasource:queryparam}" +

@@ -21,7 +21,7 @@ func flow() page {
 func flowNumbers() []panel {
 	one := func(id int, title, description, metric, direction, unit string) panel {
 		return panel{id, title, description, 6, 4,
-			[]query{{"sum(rate(" + metric + "{" + chosen + `, direction="` + direction + `"}[$__rate_interval]))`, direction, false}},
+			[]query{{"sum(rate(" + metric + "{" + ofContainers + `, direction="` + direction + `"}[$__rate_interval]))`, direction, false}},
 			number{unit: unit, colour: "blue", graph: true}}
 	}
 	return []panel{
@@ -36,7 +36,7 @@ func trafficOfContainers() []panel {
 	bytes := func(id int, direction, does string) panel {
 		return panel{id, "Services that " + does + " most",
 			"The ten services with most bytes, over their containers. A container without a service is not here, but below.", 12, 9,
-			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_bytes_total{` + chosen + `, service!="", direction="` + direction +
+			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_bytes_total{` + ofContainers + `, service!="", direction="` + direction +
 				`"}[$__rate_interval])))`, "{{stack}} {{service}} {{instance}}", false}},
 			lines{unit: "Bps", stacked: true}}
 	}
@@ -44,26 +44,26 @@ func trafficOfContainers() []panel {
 		bytes(11, "rx", "receive"), bytes(12, "tx", "send"), receivers(13), senders(14),
 		{15, "Containers with most packets",
 			"The ten containers with most packets, both directions. Many packets with few bytes cost more than they carry.", 12, 9,
-			[]query{{`topk(10, sum by (instance, stack, service, container, direction) (rate(bridgewatch_packets_total{` + chosen + `}[$__rate_interval])))`,
+			[]query{{`topk(10, sum by (instance, stack, service, container, direction) (rate(bridgewatch_packets_total{` + ofContainers + `}[$__rate_interval])))`,
 				"{{container}} {{direction}} {{stack}} {{service}} {{instance}}", false}},
 			lines{unit: "pps"}},
 		{16, "Mean size of a packet",
 			"Bytes per packet of each service, with the Ethernet header: the ten with the largest. A bulk transfer near 1500 is well; one " +
 				"that is much smaller than the MTU of its network may suffer from an MTU set too low.", 12, 9,
-			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_bytes_total{` + chosen + `}[$__rate_interval])) / ` +
-				`sum by (instance, stack, service) (rate(bridgewatch_packets_total{` + chosen + `}[$__rate_interval])))`, "{{stack}} {{service}} {{instance}}", false}},
+			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_bytes_total{` + ofContainers + `}[$__rate_interval])) / ` +
+				`sum by (instance, stack, service) (rate(bridgewatch_packets_total{` + ofContainers + `}[$__rate_interval])))`, "{{stack}} {{service}} {{instance}}", false}},
 			lines{unit: "bytes"}},
 		{17, "Packets per kernel buffer",
 			"How many packets the kernel handles at once (GSO), for each service. Bulk TCP has ten and more; one means that each packet takes " +
 				"the whole way alone, as it must be for small messages, or because offloading is off.", 12, 9,
-			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_packets_total{` + chosen + `}[$__rate_interval])) / ` +
-				`sum by (instance, stack, service) (rate(bridgewatch_skbs_total{` + chosen + `}[$__rate_interval])))`, "{{stack}} {{service}} {{instance}}", false}},
+			[]query{{`topk(10, sum by (instance, stack, service) (rate(bridgewatch_packets_total{` + ofContainers + `}[$__rate_interval])) / ` +
+				`sum by (instance, stack, service) (rate(bridgewatch_skbs_total{` + ofContainers + `}[$__rate_interval])))`, "{{stack}} {{service}} {{instance}}", false}},
 			lines{unit: "none"}},
 		{18, "Containers that send and are hardly answered",
 			"Packets a second of containers that send more than twenty for each that they receive. Who sends logs or metrics by UDP is well; " +
 				"else nobody hears them, or the answers are lost: see the page about drops.",
-			12, 9, []query{{`sum by (instance, stack, service, container) (rate(bridgewatch_packets_total{` + chosen + `, direction="tx"}[$__rate_interval])) > ` +
-				`20 * sum by (instance, stack, service, container) (rate(bridgewatch_packets_total{` + chosen + `, direction="rx"}[$__rate_interval]))`,
+			12, 9, []query{{`sum by (instance, stack, service, container) (rate(bridgewatch_packets_total{` + ofContainers + `, direction="tx"}[$__rate_interval])) > ` +
+				`20 * sum by (instance, stack, service, container) (rate(bridgewatch_packets_total{` + ofContainers + `, direction="rx"}[$__rate_interval]))`,
 				"{{container}} {{stack}} {{service}} {{instance}}", false}},
 			lines{unit: "pps"}},
 	}
@@ -74,7 +74,7 @@ func trafficOfNetworks() []panel {
 		{21, "Sent within each network",
 			"Bytes a second that the containers of a network send. Networks of the same name on two hosts are two networks, so each host has " +
 				"its own line. A network that carries more than expected: see which of its containers send most, above.", 12, 9,
-			[]query{{`topk(20, sum by (instance, network) (rate(bridgewatch_bytes_total{` + chosen + `, direction="tx"}[$__rate_interval])))`,
+			[]query{{`topk(20, sum by (instance, network) (rate(bridgewatch_bytes_total{` + ofContainers + `, direction="tx"}[$__rate_interval])))`,
 				"{{network}} {{instance}}", false}},
 			lines{unit: "Bps"}},
 		{22, "Crossing the edge of each network",

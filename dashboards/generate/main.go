@@ -39,7 +39,7 @@ func files() (map[string][]byte, error) {
 	all := map[string][]byte{"findings.rules.yml": findingRules(findings.Catalogue())}
 	for name, p := range map[string]page{
 		"overview.json": overview(), "drops.json": drops(), "flow.json": flow(), "nat.json": nat(), "dns.json": dns(),
-		"agent.json": agent(),
+		"overlay.json": overlay(), "swarm.json": swarm(), "agent.json": agent(),
 	} {
 		text, err := p.grafana()
 		if err != nil {

@@ -15,6 +15,7 @@ func overview() page {
 			{id: 32, title: "What is wrong", panels: []panel{findingsAbout(33, "Findings that stand", ""), findingsTimeline()}},
 			{id: 12, title: "Who loses what", panels: overviewLosses()},
 			{id: 40, title: "Who is not told where others are", panels: []panel{failedLookups(41, asked), slowLookups(42, asked)}},
+			{id: 50, title: "What nodes lose between them", panels: []panel{worstPath(51, 6, ""), pathLossOverTime(52, 18, "")}},
 			{id: 6, title: "Who talks", panels: []panel{receivers(7), senders(8), conversations(9)}},
 			{id: 19, title: "Can I trust a zero?", panels: []panel{signals(20), docker(21)}},
 		},
@@ -46,7 +47,7 @@ func overviewNumbers() []panel {
 		{3, "Packets",
 			"Packets a second through container interfaces, received and sent together. A packet between two containers counts once for " +
 				"each of them. Zero while containers talk means that the flow signal is off: see the panel Signals.",
-			4, 4, []query{{`sum(rate(bridgewatch_packets_total{` + chosen + `}[$__rate_interval]))`, "packets", false}},
+			4, 4, []query{{`sum(rate(bridgewatch_packets_total{` + ofContainers + `}[$__rate_interval]))`, "packets", false}},
 			number{unit: "pps", colour: "blue", graph: true}},
 		{2, "Containers watched",
 			"Running containers that the agents know by name. If a container that runs is not among them, look at the panel Docker below " +

@@ -10,7 +10,7 @@ func receivers(id int) panel {
 	return panel{id, "Containers that receive most",
 		"The ten containers that receive most bytes, as the container sees it, with the Ethernet header. An unexpected name: find its " +
 			"partner in Top conversations. A line that ends: the container is gone, or see the panel Signals.",
-		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + chosen +
+		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + ofContainers +
 			`, direction="rx"}[$__rate_interval])))`, "{{container}} {{stack}} {{service}} {{instance}}", false}},
 		lines{unit: "Bps"}}
 }
@@ -19,7 +19,7 @@ func senders(id int) panel {
 	return panel{id, "Containers that send most",
 		"The ten containers that send most bytes, as the container sees it, with the Ethernet header. An unexpected name: find its " +
 			"partner in Top conversations. A line that ends: the container is gone, or see the panel Signals.",
-		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + chosen +
+		12, 9, []query{{`topk(10, sum by (instance, stack, service, container) (rate(bridgewatch_bytes_total{` + ofContainers +
 			`, direction="tx"}[$__rate_interval])))`, "{{container}} {{stack}} {{service}} {{instance}}", false}},
 		lines{unit: "Bps"}}
 }

@@ -192,3 +192,24 @@ func (c column) properties() []object {
 	}
 	return all
 }
+
+// matrix is a table of pairs: a line for each value of one label, a column for each of another, and a coloured cell where the two
+// meet. Its query must group by these two labels alone.
+type matrix struct {
+	lines, columns string // labels
+	unit           string
+	colour         string // below the first step
+	steps          []step
+	none           string // what to say instead of an empty table
+}
+
+func (m matrix) grafana() (kind string, options, defaults, rest object) {
+	kind, options, defaults, _ = table{sort: m.lines + "\\" + m.columns, none: m.none}.grafana()
+	defaults["unit"], defaults["color"], defaults["thresholds"] = m.unit, object{"mode": "thresholds"}, steps(m.colour, m.steps...)
+	defaults["custom"].(object)["cellOptions"] = object{"type": "color-background", "mode": "basic"}
+	return kind, options, defaults, object{
+		"transformations": []object{{"id": "groupingToMatrix", "options": object{
+			"rowField": m.lines, "columnField": m.columns, "valueField": "Value",
+		}}},
+	}
+}
