@@ -11,7 +11,7 @@ SUDO          := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES_GENERATE := clang-$(LLVM) llvm-$(LLVM) libbpf-dev
 PACKAGES_LINT     := clang-format-$(LLVM) prometheus prometheus-alertmanager
 PACKAGES_DEMO     := docker.io apparmor iptables kmod procps busybox-static
-PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ipvsadm ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev musl-tools
+PACKAGES_TEST     := $(PACKAGES_DEMO) iproute2 nftables conntrack ipvsadm ethtool bpftool prometheus prometheus-alertmanager gcc libc6-dev musl-tools docker-compose systemd
 
 # Read by the go:generate lines in loader/. Paths are relative to loader/, so that none of this machine get into the objects.
 export BPF2GO_CC     := clang-$(LLVM)
@@ -26,7 +26,7 @@ GENERATED  = $(wildcard loader/*_bpfel* dashboards/*.json dashboards/findings.ru
 # One target after the other: all of them want the whole machine.
 .NOTPARALLEL:
 
-.PHONY: help build run demo generate check-generated lint fmt test test-unit collector bench setup clean
+.PHONY: help build run demo image generate check-generated lint fmt test test-unit collector bench setup clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,10 @@ run: build ## run the agent on this host, as root; flags in ARGS
 demo: build ## a small app with a fault in it, and what Bridgewatch says about it
 	@.ci/setup $(PACKAGES_DEMO)
 	@$(SUDO) e2e/demo/demo.sh
+
+image: build ## bridgewatch:latest, the agent's container image, on this host's Docker
+	mkdir -p bin/image && cp bin/bridgewatch bin/image/
+	docker build --file deploy/Dockerfile --tag bridgewatch:latest --tag bridgewatch:$(VERSION) bin/image
 
 generate: ## compile bpf/, and write the bindings in loader/, the alerts and dashboards, and the index of findings
 	@.ci/setup $(PACKAGES_GENERATE)
@@ -88,7 +92,8 @@ clean: ## remove bin/
 # Kernels are kept in KERNEL_CACHE, which grows to about 1 GB.
 KERNELS      ?= 5.10 6.1 6.12 7
 KERNEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bridgewatch/kernels
-MESH_KERNEL  ?= 6.12
+VM_KERNEL    ?= 6.12
+VM_TESTS     ?= ^Test(Mesh|MeshBackends|Vote|Encrypted|IPvlan)$$
 PACKAGES_VM  := qemu-system-x86 busybox-static kmod cpio xz-utils zstd
 export KERNEL_CACHE
 
@@ -103,13 +108,13 @@ test-kernels: ## the loader's tests on Debian's kernels (KERNELS), in virtual ma
 	done; \
 	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }
 
-.PHONY: test-mesh
-test-mesh: ## Swarm's routing mesh on a kernel that has IPVS (MESH_KERNEL), in a virtual machine
+.PHONY: test-vm
+test-vm: ## what this machine's kernel may lack (IPVS, IPsec, ipvlan) on one that has it (VM_KERNEL), in a virtual machine; VM_TESTS, 20 minutes
 	@.ci/setup $(sort $(PACKAGES_TEST) $(PACKAGES_VM))
-	e2e/vm/fetch-kernels.sh $(MESH_KERNEL)
-	CGO_ENABLED=0 go test -c -o bin/lab/e2e.test ./e2e
+	e2e/vm/fetch-kernels.sh $(VM_KERNEL)
+	CGO_ENABLED=0 go test -c -tags kernel -o bin/lab/e2e.test ./e2e
 	CGO_ENABLED=0 go build -o bin/lab/ ./e2e/traffic ./cmd/bridgewatch
 	gcc -O2 -o bin/lab/resolve-gnu e2e/resolve/resolve.c
 	musl-gcc -O2 -static -o bin/lab/resolve-musl e2e/resolve/resolve.c
-	cd e2e && $(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=3000 BRIDGEWATCH_LAB_PROGRAMS=$(CURDIR)/bin/lab \
-		vm/run.sh $(MESH_KERNEL) ../bin/lab/e2e.test -test.run '^TestMesh$$' -test.v -test.timeout 45m
+	cd e2e && $(SUDO) env KERNEL_CACHE=$(KERNEL_CACHE) LIMIT=5400 BRIDGEWATCH_LAB_PROGRAMS=$(CURDIR)/bin/lab \
+		vm/run.sh $(VM_KERNEL) ../bin/lab/e2e.test -test.run '$(VM_TESTS)' -test.v -test.timeout 85m

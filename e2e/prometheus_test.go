@@ -27,24 +27,29 @@ type prometheus string
 // and evaluates the shipped rules. It ends with the test. Settings are more lines for the scrape job.
 func startPrometheus(t *testing.T, agent string, settings ...string) prometheus {
 	t.Helper()
+	rules := filepath.Join(t.TempDir(), "rules.yml")
+	if err := os.WriteFile(rules, []byte(shipped(t, dashboards.Rules)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startPrometheusWith(t, "global:\n  evaluation_interval: 2s\nrule_files: ["+rules+"]\n"+scrapeConfig(t, agent, settings))
+}
+
+// startPrometheusWith starts one with a configuration and more flags. It ends with the test.
+func startPrometheusWith(t *testing.T, text string, flags ...string) prometheus {
+	t.Helper()
 	const address = "127.0.0.1:9090" // the lab host has it free
 	dir := t.TempDir()
-	write := func(name, text string) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
+	config := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	rules := write("rules.yml", shipped(t, dashboards.Rules))
-	config := write("prometheus.yml", "global:\n  evaluation_interval: 2s\nrule_files: ["+rules+"]\n"+scrapeConfig(t, agent, settings))
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address)
+	cmd := exec.Command("prometheus", append([]string{"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+		"--web.listen-address=" + address}, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start prometheus (Debian's prometheus): %v", err)
@@ -119,7 +124,12 @@ func (p prometheus) query(t *testing.T, expr string) lab.Metrics {
 // await waits until a query has one result with the value.
 func (p prometheus) await(t *testing.T, expr string, want float64) {
 	t.Helper()
-	lab.Eventually(t, 30*time.Second, expr+" to be "+strconv.FormatFloat(want, 'g', -1, 64), func() bool {
+	p.awaitWithin(t, 30*time.Second, expr, want)
+}
+
+func (p prometheus) awaitWithin(t *testing.T, within time.Duration, expr string, want float64) {
+	t.Helper()
+	lab.Eventually(t, within, expr+" to be "+strconv.FormatFloat(want, 'f', -1, 64), func() bool {
 		got := p.query(t, expr)
 		return len(got) == 1 && got[0].Value == want
 	})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,7 +19,7 @@ import (
 // Agent is a running `bridgewatch run`.
 type Agent struct {
 	URL     string // of the web server, without a path
-	Address string // host and port of the web server
+	Address string // host and port of the web server, from the lab host
 	Socket  string // path of the API socket
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when the process has ended
@@ -28,12 +27,12 @@ type Agent struct {
 	ended   bool // the test has ended it
 }
 
-// StartAgent starts the agent for an engine, on a free port and with a socket of its own, and waits until it is
+// StartAgent starts the agent for an engine and where that is, on a free port and with a socket of its own, and waits until it is
 // ready. When the test ends, the agent is told to end too; anything but success in that fails the test.
 func StartAgent(tb testing.TB, engine *Engine, flags ...string) *Agent {
 	tb.Helper()
 	a := LaunchAgent(tb, engine, flags...)
-	Eventually(tb, 30*time.Second, "the agent to be ready", func() bool {
+	Eventually(tb, 3*time.Minute, "the agent to be ready", func() bool {
 		select {
 		case <-a.done:
 			tb.Fatalf("the agent ended: %v\n%s", a.cmd.ProcessState, a.Log(tb))
@@ -53,7 +52,11 @@ func StartAgent(tb testing.TB, engine *Engine, flags ...string) *Agent {
 func LaunchAgent(tb testing.TB, engine *Engine, flags ...string) *Agent {
 	tb.Helper()
 	dir := tempDir(tb)
-	address := freeAddress(tb)
+	listen := freeAddress(tb, engine.netns)
+	address := listen
+	if engine.netns != "" {
+		address = relay(tb, engine.netns, listen)
+	}
 	a := &Agent{
 		URL: "http://" + address, Address: address, Socket: filepath.Join(dir, "api.sock"),
 		done: make(chan struct{}), logFile: filepath.Join(dir, "log"),
@@ -63,9 +66,8 @@ func LaunchAgent(tb testing.TB, engine *Engine, flags ...string) *Agent {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	args := append([]string{"run", "--web.listen-address=" + address, "--api.socket=" + a.Socket, "--strict"}, flags...)
-	a.cmd = exec.Command(program(tb, "bridgewatch"), args...)
-	a.cmd.Env = append(os.Environ(), "DOCKER_HOST="+engine.Name)
+	args := append([]string{"run", "--web.listen-address=" + listen, "--api.socket=" + a.Socket, "--strict"}, flags...)
+	a.cmd = agentCommand(tb, engine, args...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
 		tb.Fatalf("start the agent: %v", err)
@@ -168,10 +170,7 @@ func (a *Agent) Settle(tb testing.TB) {
 func Command(tb testing.TB, engine *Engine, args ...string) (code int, stdout, stderr string) {
 	tb.Helper()
 	var out, errs strings.Builder
-	cmd := exec.Command(program(tb, "bridgewatch"), args...)
-	if engine != nil {
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+engine.Name)
-	}
+	cmd := agentCommand(tb, engine, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -181,13 +180,15 @@ func Command(tb testing.TB, engine *Engine, args ...string) (code int, stdout, s
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
-// freeAddress returns a loopback address that nothing listens on.
-func freeAddress(tb testing.TB) string {
+// agentCommand is one of the agent's program, to run where the engine is. The engine may be nil.
+func agentCommand(tb testing.TB, engine *Engine, args ...string) *exec.Cmd {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	command := append([]string{program(tb, "bridgewatch")}, args...)
+	if engine == nil {
+		return exec.Command(command[0], command[1:]...)
 	}
-	defer listener.Close()
-	return fmt.Sprint(listener.Addr())
+	command = append(engine.enter[:len(engine.enter):len(engine.enter)], command...)
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+engine.socket)
+	return cmd
 }

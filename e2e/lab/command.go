@@ -3,8 +3,6 @@
 package lab
 
 import (
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +13,7 @@ import (
 func CommandHolding(tb testing.TB, engine *Engine, args ...string) (code int, stdout string, held Objects) {
 	tb.Helper()
 	var out, errs strings.Builder
-	a := &Agent{cmd: exec.Command(program(tb, "bridgewatch"), args...), done: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), "DOCKER_HOST="+engine.Name)
+	a := &Agent{cmd: agentCommand(tb, engine, args...), done: make(chan struct{})}
 	a.cmd.Stdout, a.cmd.Stderr = &out, &errs
 	if err := a.cmd.Start(); err != nil {
 		tb.Fatalf("run bridgewatch: %v", err)

@@ -15,13 +15,19 @@ import (
 // Image is the lab's only container image: busybox, the traffic program, and [Musl] and [GNU].
 const Image = "lab:1"
 
-// Engine is a Docker engine on the lab host. Its methods are for one goroutine at a time.
+// Engine is a Docker engine on the lab host, or on a node of a Swarm: see [StartSwarm]. Its methods are for one goroutine at a
+// time.
 type Engine struct {
-	dir   string
-	flags []string
-	cmd   *exec.Cmd
-	log   *os.File
-	Name  string // value of DOCKER_HOST
+	Name string // value of DOCKER_HOST on the lab host
+
+	dir       string
+	daemon    []string // dockerd's command
+	enter     []string // runs a command where the engine is; empty: on the lab host
+	netns     string   // path of the network namespace where it is; "": the lab host's
+	socket    string   // value of DOCKER_HOST where the engine is
+	sandboxes string
+	cmd       *exec.Cmd
+	log       *os.File
 }
 
 // StartEngine starts a Docker engine with the lab's image in it. When the test ends, its containers are removed and
@@ -29,7 +35,15 @@ type Engine struct {
 func StartEngine(tb testing.TB, flags ...string) *Engine {
 	tb.Helper()
 	dir := tempDir(tb)
-	e := &Engine{dir: dir, flags: flags, Name: "unix://" + filepath.Join(dir, "docker.sock")}
+	config := filepath.Join(dir, "daemon.json") // not the machine's
+	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	exec := filepath.Join(dir, "exec")
+	e := &Engine{dir: dir, Name: "unix://" + filepath.Join(dir, "docker.sock"), sandboxes: filepath.Join(exec, "netns")}
+	e.socket = e.Name
+	e.daemon = append([]string{"dockerd", "--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", exec,
+		"--pidfile", filepath.Join(dir, "pid"), "--host", e.Name, "--live-restore"}, flags...)
 	e.start(tb)
 	tb.Cleanup(func() { e.close(tb) })
 	e.importImage(tb)
@@ -42,14 +56,8 @@ func (e *Engine) start(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	config := filepath.Join(e.dir, "daemon.json") // not the machine's
-	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
-		tb.Fatal(err)
-	}
 	e.log = log
-	e.cmd = exec.Command("dockerd", append([]string{"--config-file", config,
-		"--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
-		"--pidfile", filepath.Join(e.dir, "pid"), "--host", e.Name, "--live-restore"}, e.flags...)...)
+	e.cmd = exec.Command(e.daemon[0], e.daemon[1:]...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	if err := e.cmd.Start(); err != nil {
 		tb.Fatalf("start dockerd (Debian's docker.io): %v", err)
@@ -78,17 +86,20 @@ func (e *Engine) stop(tb testing.TB) {
 	e.log.Close()
 }
 
-// close removes all that the engine made.
-func (e *Engine) close(tb testing.TB) {
-	if ids := strings.Fields(e.Docker(tb, "ps", "-aq")); len(ids) > 0 {
-		e.Docker(tb, append([]string{"rm", "-f"}, ids...)...)
-	}
-	e.Docker(tb, "network", "prune", "-f")
-	e.stop(tb)
+// logEnd shows the end of the daemon's log if the test has failed.
+func (e *Engine) logEnd(tb testing.TB) {
 	if tb.Failed() {
 		log, _ := os.ReadFile(filepath.Join(e.dir, "log"))
 		tb.Logf("end of dockerd's log:\n%s", log[max(0, len(log)-2000):])
 	}
+}
+
+// close removes all that the engine made.
+func (e *Engine) close(tb testing.TB) {
+	e.removeContainers(tb)
+	e.Docker(tb, "network", "prune", "-f")
+	e.stop(tb)
+	e.logEnd(tb)
 	for _, tables := range []string{"iptables", "ip6tables"} {
 		for _, table := range []string{"raw", "nat", "filter"} {
 			run(tb, tables, "-w", "-t", table, "-F")
@@ -99,8 +110,15 @@ func (e *Engine) close(tb testing.TB) {
 	run(tb, "ip", "link", "delete", "docker0")
 }
 
+func (e *Engine) removeContainers(tb testing.TB) {
+	tb.Helper()
+	if ids := strings.Fields(e.Docker(tb, "ps", "-aq")); len(ids) > 0 {
+		e.Docker(tb, append([]string{"rm", "-f"}, ids...)...)
+	}
+}
+
 // Sandboxes is the folder where the engine keeps the network namespaces of containers.
-func (e *Engine) Sandboxes() string { return filepath.Join(e.dir, "exec", "netns") }
+func (e *Engine) Sandboxes() string { return e.sandboxes }
 
 // Sandbox is one of those namespaces, by the name of its file.
 func (e *Engine) Sandbox(tb testing.TB, name string) Place {

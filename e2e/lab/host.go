@@ -68,11 +68,15 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// hostTimeout ends a test that hangs, in time for its output to be seen.
-const hostTimeout = 10 * time.Minute
+// How long a test may take, so that one that hangs ends in time for its output to be seen. A virtual machine that is emulated, as
+// those are for which programs are built beforehand, takes its time.
+const (
+	hostTimeout     = 10 * time.Minute
+	emulatedTimeout = 40 * time.Minute
+)
 
 // atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
-const atOnce = 3
+const atOnce = 5
 
 // runOnNewHosts deals the tests out, and ends all that they left running.
 //
@@ -153,8 +157,12 @@ func runOnNewHost(ctx context.Context, programs, dir, pattern string) (out []byt
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, 0, err
 	}
+	timeout := hostTimeout
+	if os.Getenv(programsVariable) != "" {
+		timeout = emulatedTimeout
+	}
 	runtime.LockOSThread() // the death signal is tied to the thread, which ends with this goroutine
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern, "-test.timeout", hostTimeout.String())...)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern, "-test.timeout", timeout.String())...)
 	cmd.Env = append(os.Environ(), dirVariable+"="+dir, programsVariable+"="+programs)
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,

@@ -70,6 +70,7 @@ func main() {
 		Ping       ping            `cmd:"" help:"Send a counted number of echo requests."`
 		SCTPInit   sctpInit        `cmd:"" name:"sctp-init" help:"Ask for a counted number of SCTP associations."`
 		UDPSpread  udpSpread       `cmd:"" name:"udp-spread" help:"Send datagrams from and to many ports."`
+		VXLANSend  vxlanSend       `cmd:"" name:"vxlan-send" help:"Send frames through a tunnel that there is not."`
 		Lookup     lookup          `cmd:"" help:"Look a name up a counted number of times."`
 		DNSServe   dnsServe        `cmd:"" name:"dns-serve" help:"Answer DNS lookups in the way that the name says."`
 		DNSAsk     dnsAsk          `cmd:"" name:"dns-ask" help:"Make a counted number of DNS lookups."`
