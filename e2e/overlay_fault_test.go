@@ -48,6 +48,7 @@ type overlayLoss struct {
 	truth count         // how many packets were lost; nil: none need be
 	shown []shownLoss   // by which series they are counted, each all of them
 	found []lab.Finding // what must be found
+	table string        // that has a row too few; "": none
 	mend  func()
 }
 
@@ -62,6 +63,7 @@ const (
 	dropped       = "bridgewatch_dropped_packets_total"
 	tunnelDropped = "bridgewatch_overlay_dropped_packets_total"
 	tunnelled     = "bridgewatch_overlay_packets_total"
+	missed        = "bridgewatch_overlay_misses_total"
 )
 
 // What is lost is enough for a finding, and takes longer than what is lost whenever a container moves.
@@ -103,8 +105,10 @@ func entryGone(s faultStage) overlayLoss {
 		truth: func(tb testing.TB) uint64 { return overlay.Stats(tb, "vxlan0").TxDropped - before },
 		shown: []shownLoss{
 			{s.manager, tunnelDropped, labels},
+			{s.manager, missed, lab.Labels{"network": s.name, "table": "fdb"}}, // the kernel tells of each packet
 			{s.manager, dropped, lab.Labels{"network": s.name, "container": s.near.Name, "scope": "overlay", "cause": "fdb-row-missing", "kind": "fault"}},
 		},
+		table: "fdb",
 		found: []lab.Finding{{ID: "fdb-row-missing", Severity: "critical", Network: s.name, Scope: "host"}},
 		mend:  func() { row("replace") },
 	}
@@ -120,6 +124,7 @@ func neighbourGone(s faultStage) overlayLoss {
 		at: s.manager, sent: func() { report = wait() },
 		truth: func(testing.TB) uint64 { return uint64(report.Sent) },
 		shown: []shownLoss{{s.manager, dropped, lab.Labels{"network": s.name, "container": s.near.Name, "scope": "container", "reason": "NEIGH_FAILED"}}},
+		table: "neighbour",
 		found: []lab.Finding{{ID: "neigh-row-missing", Severity: "critical", Network: s.name, Scope: "host"}},
 		mend: func() {
 			overlay.Run(s, "ip", "neigh", "replace", addr, "lladdr", s.far.HardwareAddr(s.name), "dev", "vxlan0", "nud", "permanent")
@@ -299,19 +304,14 @@ type foundAt struct {
 func (s swarmStage) requireOnly(explained ...foundAt) {
 	s.Helper()
 	for _, at := range s.sides() {
-		unexplained := false
 		for f, span := range at.found.Seen() {
 			known := slices.ContainsFunc(explained, func(e foundAt) bool {
 				return e.at == at && (e.Finding == f || e.ID == f.ID && f.ID == "overlay-mtu")
 			})
 			if !known && f.Severity != "info" && (f.ID != "ipvs-unavailable" || hasIPVS()) {
-				s.Errorf("%s has found at %s what nothing explains: %+v", at.Hostname, span.First.Format(time.TimeOnly), f)
-				unexplained = true
+				said, _ := at.said.Load(f)
+				s.Errorf("%s has found at %s what nothing explains: %+v; doctor said then:\n%s", at.Hostname, span.First.Format(time.TimeOnly), f, said)
 			}
-		}
-		if unexplained {
-			_, said, _ := lab.Command(s, at.Engine, "doctor", "--api.socket="+at.agent.Socket)
-			s.Logf("doctor says on %s:\n%s", at.Hostname, said)
 		}
 	}
 }
@@ -361,6 +361,17 @@ func (l overlayLoss) require(t *testing.T) {
 	}
 	for _, want := range l.found {
 		l.at.awaitFound(t, appears, want)
+	}
+	if l.table == "" {
+		return
+	}
+	metrics, of := l.at.agent.Scrape(t), lab.Labels{"network": l.name, "table": l.table}
+	entries, expected := metrics.Sum("bridgewatch_overlay_entries", of), metrics.Sum("bridgewatch_overlay_expected_entries", of)
+	if entries+1 != expected {
+		t.Errorf("%s: %d entries are there, %d should be", l.table, entries, expected)
+	}
+	if metrics.Sum(missed, of) == 0 {
+		t.Errorf("%s: nobody was missed", l.table)
 	}
 }
 

@@ -129,7 +129,7 @@ func (p pathStage) deadPeer() (explained []foundAt) {
 	cable("up")
 	p.requirePeer("ready")
 	p.requireTalk()
-	return explained
+	return append(explained, p.forgotten()...)
 }
 
 // requirePeer waits until the manager's agent says in what state the worker is.
@@ -170,7 +170,18 @@ func (p pathStage) engineKilled() []foundAt {
 	p.talker(p.worker)
 	p.requireTalk()
 	p.requireFresh("revived")
-	return nil
+	return p.forgotten()
+}
+
+// forgotten is what both nodes may find while engines tell each other again who is where: until they have, rows are missing, and
+// what is sent is lost.
+func (p pathStage) forgotten() (explained []foundAt) {
+	for _, at := range p.sides() {
+		for _, id := range []string{"fdb-row-missing", "neigh-row-missing"} {
+			explained = append(explained, foundAt{at, lab.Finding{ID: id, Severity: "critical", Network: p.name, Scope: "host"}})
+		}
+	}
+	return explained
 }
 
 // rejoined has the worker leave the Swarm and join it again, as another node.
@@ -183,14 +194,19 @@ func (p pathStage) rejoined() []foundAt {
 		return len(p.manager.agent.Scrape(p).Select("bridgewatch_swarm_peer_info", nil)) == 0
 	})
 	p.swarm.Join(p)
+	// Nothing tells a worker's agent of that. It asks every minute.
+	lab.Eventually(p, relists, "the worker's agent to know of the Swarm", func() bool {
+		return len(p.worker.agent.Scrape(p).Select("bridgewatch_node_info", lab.Labels{"role": "worker"})) == 1
+	})
 	p.talkers()
 	p.requirePeer("ready")
-	p.Log(lines(p.worker.agent.Scrape(p).Select("bridgewatch_node_info", nil)), lines(p.worker.agent.Scrape(p).Select("bridgewatch_attached_devices", nil)), lines(p.worker.agent.Scrape(p).Select("bridgewatch_swarm_peer_info", nil)))
 	p.requireTalk()
-	p.Log(lines(p.worker.agent.Scrape(p).Select("bridgewatch_node_info", nil)), lines(p.worker.agent.Scrape(p).Select("bridgewatch_attached_devices", nil)), lines(p.worker.agent.Scrape(p).Select("bridgewatch_swarm_peer_info", nil)))
 	p.requireFresh("rejoined")
-	return nil
+	return p.forgotten()
 }
+
+// relists is how long it takes until an agent has asked the engine for all that there is.
+const relists = 70 * time.Second
 
 // requireFresh counts a new container on the worker from its first packet on.
 func (p pathStage) requireFresh(name string) {

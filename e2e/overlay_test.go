@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type side struct {
 	*lab.Node
 	agent *lab.Agent
 	found *lab.Findings
+	said  sync.Map // what doctor said, by the finding that it was asked for when that was first seen
 }
 
 // swarmStage is where the cases of a Swarm play.
@@ -38,10 +40,37 @@ func newSwarmStage(t *testing.T, flags ...string) swarmStage {
 	s := swarmStage{T: t, swarm: lab.StartSwarm(t)}
 	start := func(node *lab.Node) *side {
 		agent := lab.StartAgent(t, node.Engine, append([]string{"--findings.hold=" + hold.String()}, flags...)...)
-		return &side{node, agent, lab.WatchFindings(t, agent)}
+		at := &side{Node: node, agent: agent, found: lab.WatchFindings(t, agent)}
+		at.keepEvidence(t)
+		return at
 	}
 	s.manager, s.worker = start(s.swarm.Manager), start(s.swarm.Worker)
 	return s
+}
+
+// keepEvidence asks doctor about whatever is found, until the test ends: findings say why, their series do not.
+func (at *side) keepEvidence(t *testing.T) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() {
+		close(stop)
+		<-stopped
+	})
+	go func() {
+		defer close(stopped)
+		for {
+			for _, f := range at.found.Standing() {
+				if _, known := at.said.Load(f); !known && f.Severity != "info" {
+					_, text, _ := lab.Command(t, at.Engine, "doctor", "--api.socket="+at.agent.Socket)
+					at.said.Store(f, text)
+				}
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
 }
 
 // in is the stage of a subtest.

@@ -7,5 +7,7 @@
 // mounts, processes) ends with it, the machine's own Docker is neither seen nor touched, and two labs can run side by
 // side. Beyond the host's uplink lies a namespace "outside", which stands for the rest of the world.
 //
+// A [Swarm] has two hosts more, its nodes, each with an engine and an agent, and a switch between them.
+//
 // Traffic is made by system calls of the process that sends. See the program in e2e/traffic.
 package lab
