@@ -176,7 +176,8 @@ var zeroIsGood = regexp.MustCompile(`lost_records|unattributed|series_overflow|1
 // mayBeEmpty matches queries about what has no series until it happens, and does not happen here; the one that marks that the
 // agent was started again; and those about a Swarm, which has a test of its own: see TestOverlayLoss.
 var mayBeEmpty = regexp.MustCompile(`unnatted_|signal="otlp"|changes\(bridgewatch_signal_start|` +
-	`bridgewatch_(overlay|swarm|ipvs|network_addresses)_|driver="overlay"|mechanism="ingress_mesh"`)
+	`bridgewatch_(overlay|swarm|ipvs|network_addresses)_|driver="overlay"|mechanism="ingress_mesh"|` +
+	`id=~"[^"]*(overlay-mtu|fdb-row-missing|peer-silent)`)
 
 // empty returns those of the queries that have no answer, or no other than zero or not-a-number.
 func (p prometheus) empty(t *testing.T, queries []dashboards.Query) []dashboards.Query {

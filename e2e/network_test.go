@@ -132,6 +132,7 @@ func crossing(t *testing.T, engine *lab.Engine, agent *lab.Agent) {
 		return int64(sum(metrics, "bridgewatch_network_packets_total", labels, "tx") - own[0].rxPackets),
 			int64(sum(metrics, "bridgewatch_network_packets_total", labels, "rx") - own[0].txPackets)
 	}
+	agent.Settle(t)
 	txBefore, rxBefore := crossed()
 	sender.Send(t, lab.Datagrams{To: netip.AddrPortFrom(lab.OutsideAddress, port), Count: 100})
 	if tx, rx := crossed(); tx != txBefore || rx != rxBefore {
@@ -172,6 +173,7 @@ func oneIdentityTwice(t *testing.T, engine *lab.Engine, agent *lab.Agent) {
 		c.Send(t, lab.Datagrams{To: to, Count: 100})
 		twins = append(twins, on(t, c, network))
 	}
+	agent.Settle(t)
 	metrics, own := scrapeBetween(t, agent, twins)
 	labels := lab.Labels{"stack": "twins", "service": "web", "network": network}
 	if got, want := sum(metrics, "bridgewatch_skbs_total", labels, "tx"), own[0].txPackets+own[1].txPackets; got != want {

@@ -164,7 +164,9 @@ func (m *Metrics) dropValues(d *enrich.Drop) []string {
 		whose, limit = whose+" benign", maxBenignSeries
 	}
 	if !m.drops.admit(whose, values[3:], droppedPackets.place(values), limit) {
-		m.store.Add(seriesOverflow, 1, droppedPackets.Name)
+		if d.Kind != enrich.KindBenign { // of noise, one combination is told as an example
+			m.store.Add(seriesOverflow, 1, droppedPackets.Name)
+		}
 		return foreseenDrop(enrich.Identity{Stack: d.Stack, Service: d.Service, Container: d.Container}, string(d.Kind))
 	}
 	return values

@@ -76,7 +76,7 @@ const (
 )
 
 // atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
-const atOnce = 5
+const atOnce = 4
 
 // runOnNewHosts deals the tests out, and ends all that they left running.
 //
