@@ -12,25 +12,37 @@ import (
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 )
 
-// TestOverlayPeers takes the way between two nodes away, then one of them, its engine and its membership.
+// TestOverlayPeers takes the way between two nodes away, and then one of them.
 func TestOverlayPeers(t *testing.T) {
+	playPath(t, pathStep{"no way", pathStage.noWay}, pathStep{"a dead peer", pathStage.deadPeer})
+}
+
+// TestOverlayMembers takes a node's engine away, and then its membership.
+func TestOverlayMembers(t *testing.T) {
+	playPath(t, pathStep{"an engine killed", pathStage.engineKilled}, pathStep{"a member again", pathStage.rejoined})
+}
+
+// pathStep is something that happens, and returns what may be found of it.
+type pathStep struct {
+	name string
+	play func(pathStage) []foundAt
+}
+
+// playPath takes the steps one after the other, while containers on both nodes talk, if they can.
+func playPath(t *testing.T, steps ...pathStep) {
+	t.Helper()
 	s := newSwarmStage(t)
 	p := pathStage{s, s.tunnel("path", "--subnet", "10.180.0.0/24")}
 	p.talkers()
 	p.requireTalk()
 	s.requireOnly()
-
 	var explained []foundAt
-	step := func(name string, play func(pathStage) []foundAt) {
-		t.Run(name, func(t *testing.T) {
-			explained = append(explained, play(pathStage{s.in(t), p.tunnel})...)
+	for _, step := range steps {
+		t.Run(step.name, func(t *testing.T) {
+			explained = append(explained, step.play(pathStage{s.in(t), p.tunnel})...)
 			s.in(t).requireOnly(explained...)
 		})
 	}
-	step("no way", pathStage.noWay)
-	step("a dead peer", pathStage.deadPeer)
-	step("an engine killed", pathStage.engineKilled)
-	step("a member again", pathStage.rejoined)
 	s.requireCleared()
 }
 
