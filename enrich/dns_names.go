@@ -232,6 +232,9 @@ func (s *State) networkName(id string) string {
 // misname finds out why an address was asked for in vain, if it was, and who has the name. late: what is not known by now is
 // not waited for.
 func (s *State) misname(l *Lookup, asker *member, late bool) (Misname, []NameTarget) {
+	if slices.ContainsFunc(asker.Endpoints, func(e Endpoint) bool { return e.NetworkID == "" }) {
+		return "", nil // an attachable overlay that the engine is just attaching it to: which one is not known yet
+	}
 	onDefaultBridge := l.Resolver == ResolverDirect && asker.isOnDefaultBridge()
 	if l.QType != "A" && l.QType != "AAAA" || l.RCode != "NXDOMAIN" && !l.Failed() ||
 		l.Resolver != ResolverEmbedded && !onDefaultBridge || asker.isCalled(l.Question.Name) {

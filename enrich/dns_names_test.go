@@ -274,6 +274,23 @@ func TestMisnameOfCreated(t *testing.T) {
 	}
 }
 
+// As long as the engine does not say which network the asker has just come to, nobody's name is on another.
+func TestMisnameOfNewcomer(t *testing.T) {
+	w := newNamedTown(t)
+	w.PutContainer(on(w.container("epsilon"), "back", "172.30.2.51"))
+	asker := w.members[idOf("alpha")]
+	network := asker.Endpoints[0].NetworkID
+	for _, tc := range []struct {
+		id   string
+		want Misname
+	}{{"", ""}, {network, MisnameOtherNetwork}} {
+		asker.Endpoints[0].NetworkID = tc.id
+		if got := w.explained(w.asked(alphaPort, "epsilon")); got.Misname != tc.want {
+			t.Errorf("on network %.12q: got %q of %v, want %q", tc.id, got.Misname, targetsOf(got), tc.want)
+		}
+	}
+}
+
 // Who is on many networks, and of whom there are many, is named four times at most.
 func TestMisnameHasFewTargets(t *testing.T) {
 	w := newNamedTown(t)
