@@ -156,7 +156,8 @@ func balancerHit(n *enrich.OverlayNetwork, evidence ...Fact) hit {
 	}
 }
 
-// noIPVS finds out whether there are virtual addresses that nothing can serve.
+// noIPVS finds out whether there are virtual addresses that nothing can serve. The engine has the kernel load the module when a
+// service's first task comes, so that it may be missing until then.
 func noIPVS(v *View) []hit {
 	if !v.Cluster.NoIPVS {
 		return nil
@@ -164,11 +165,13 @@ func noIPVS(v *View) []hit {
 	var names []string
 	for i := range v.Cluster.Networks {
 		for _, vip := range v.Cluster.Networks[i].VIPs {
-			names = append(names, orElse(vip.Service, vip.Address.String()))
+			if len(vip.Tasks) > 0 {
+				names = append(names, orElse(vip.Service, vip.Address.String()))
+			}
 		}
 	}
 	for i := range v.Inventory.Services {
-		if s := &v.Inventory.Services[i]; len(s.Mesh) > 0 {
+		if s := &v.Inventory.Services[i]; len(s.Mesh) > 0 && s.Running > 0 {
 			names = append(names, s.Identity.Service)
 		}
 	}

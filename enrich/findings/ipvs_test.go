@@ -145,12 +145,21 @@ func ipvsCases() []ruleCase {
 					v.Cluster.Networks[i].VIPs[0].Served, v.Cluster.Networks[i].VIPs[0].Backends = false, nil
 				}
 				v.Inventory.Services = []enrich.LiveService{{
-					Service: enrich.Service{Name: "site", Mesh: []enrich.MeshPort{{Port: 8080, Protocol: "tcp"}}}, Identity: enrich.Identity{Service: "site"},
+					Service: enrich.Service{Name: "site", Running: 1, Mesh: []enrich.MeshPort{{Port: 8080, Protocol: "tcp"}}}, Identity: enrich.Identity{Service: "site"},
 				}}
 			}),
 			one("ipvs-unavailable", onTheHost(""), "modprobe --dry-run --verbose ip_vs",
 				text("/proc/net/ip_vs", "not there"), number("services with a virtual address", 2, ""), text("services", "front, site")),
 		},
+		{"no IPVS yet, before a task has begun", inSwarm(func(v *View) {
+			v.Cluster.NoIPVS = true
+			for i := range v.Cluster.Networks {
+				v.Cluster.Networks[i].LoadBalancer.NoIPVS, v.Cluster.Networks[i].VIPs[0].Tasks = true, nil
+			}
+			v.Inventory.Services = []enrich.LiveService{{
+				Service: enrich.Service{Name: "site", Mesh: []enrich.MeshPort{{Port: 8080, Protocol: "tcp"}}}, Identity: enrich.Identity{Service: "site"},
+			}}
+		}), nil},
 		{"no IPVS, and nobody needs it", inSwarm(func(v *View) {
 			v.Cluster.NoIPVS = true
 			for i := range v.Cluster.Networks {
