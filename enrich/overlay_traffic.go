@@ -6,7 +6,15 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bridgewatch/bridgewatch/loader"
+)
+
+// ICMPv6 types of RFC 4861.
+const (
+	icmpv6NeighborSolicitation  = 135
+	icmpv6NeighborAdvertisement = 136
 )
 
 // AttributeOverlay says which networks and nodes the overlay signal's news are of, with what passed the VXLAN devices of encrypted
@@ -52,7 +60,7 @@ func (s *State) overlayTraffic(t loader.OverlayTraffic) OverlayTraffic {
 // innerTraffic is what a flow at a VXLAN device sent to another node, and what came from there.
 func (s *State) innerTraffic(f loader.Flow, waited time.Duration) (both []OverlayTraffic, final bool) {
 	d := s.overlays.devices[f.Device]
-	if d == nil {
+	if d == nil || staysHere(&f) {
 		return nil, true
 	}
 	n := s.overlayIndex().begins(d.network)
@@ -79,6 +87,19 @@ func (s *State) innerTraffic(f loader.Flow, waited time.Duration) (both []Overla
 		}
 	}
 	return both, true
+}
+
+// staysHere tells what an engine's VXLAN device sends nobody: it answers requests for link-layer addresses itself, in the name of
+// the other node's container, and has no way for what is for all (arp_reduce, neigh_reduce and vxlan_xmit in
+// drivers/net/vxlan/vxlan_core.c; the engine sets proxy, and no default destination).
+func staysHere(f *loader.Flow) bool {
+	switch {
+	case f.EtherType == unix.ETH_P_ARP, isGroup(f.Remote):
+		return true
+	case f.Protocol == unix.IPPROTO_ICMPV6:
+		return f.LocalPort == icmpv6NeighborSolicitation || f.LocalPort == icmpv6NeighborAdvertisement
+	}
+	return false
 }
 
 // mayBeRemote tells an address that somebody on the network can have.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/bridgewatch/bridgewatch/loader"
 )
@@ -60,7 +61,10 @@ func TestInnerTraffic(t *testing.T) {
 			Device: ov1TunnelDevice, Local: netip.MustParseAddr(local), Remote: netip.MustParseAddr(remote), TX: counts(tx), RX: counts(rx),
 		}
 	}
+	asked, group, solicited := inner("10.0.1.3", "10.0.1.4", 1, 1), inner("10.0.1.3", "224.0.0.251", 1, 0), inner("fd00::3", "fd00::4", 1, 0)
+	asked.EtherType, solicited.Protocol, solicited.LocalPort = unix.ETH_P_ARP, unix.IPPROTO_ICMPV6, icmpv6NeighborSolicitation
 	flows, _ := w.Attribute([]loader.Flow{
+		asked, group, solicited, // which stay here
 		inner("10.0.1.3", "10.0.1.4", 5, 3), inner("10.0.1.3", "10.0.1.44", 2, 0), flowOf(ov1WebDevice, "10.0.1.3", "10.0.1.4"),
 		{Device: ov1TunnelDevice, Other: true, RX: counts(9)},
 	}, nil)
