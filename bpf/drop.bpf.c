@@ -23,6 +23,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define IPS_DST_NAT (1 << 5) /* include/uapi/linux/netfilter/nf_conntrack_common.h */
 
 const volatile struct drop_config config;
+volatile __u16 vxlan_port; /* besides the usual one, 0: none; user space sets it when it learns of it */
 
 /* Puts the types of the tables into the object's BTF, for the Go side. */
 const struct drop_key *drop_key_type __attribute__((unused));
@@ -238,6 +239,7 @@ static __always_inline void parse(struct sk_buff *skb, struct tuple *tuple)
 	struct packet packet = {
 		.memory = skb->head + skb->network_header,
 		.length = skb->tail > skb->network_header ? skb->tail - skb->network_header : 0,
+		.vxlan_port = vxlan_port,
 	};
 
 	parse_memory(&packet, skb->protocol, tuple);

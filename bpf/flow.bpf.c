@@ -149,7 +149,7 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct tuple *tup
 	} else if (transport + UDP_PARSED_LENGTH > end) {
 		return false;
 	}
-	return parse_plain_ports(transport, tuple);
+	return parse_plain_ports(transport, 0, tuple);
 }
 
 static __noinline int parse_any(struct __sk_buff *skb, struct tuple *tuple)

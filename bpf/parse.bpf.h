@@ -27,6 +27,7 @@ struct packet {
 	struct __sk_buff *skb;
 	const unsigned char *memory;
 	__u32 length; /* bytes that may be read */
+	__u16 vxlan_port; /* host order; where VXLAN goes besides the usual port, 0: nowhere */
 };
 
 enum tuple_mark {
@@ -70,7 +71,12 @@ static __always_inline void copy_ipv6(__u32 to[4], const __u8 *address)
 	__builtin_memcpy(to, address, 16);
 }
 
-/* A UDP datagram to the VXLAN port that carries a VNI: its source port is a hash, worthless and of great variety. */
+static __always_inline bool is_vxlan_port(__u16 port, __u16 other)
+{
+	return port == VXLAN_PORT || (other && port == other);
+}
+
+/* A UDP datagram to a VXLAN port that carries a VNI: its source port is a hash, worthless and of great variety. */
 static __always_inline void parse_vxlan(const struct packet *packet, __u32 offset, struct tuple *tuple)
 {
 	__be32 header[2];
@@ -105,7 +111,7 @@ static __always_inline void parse_transport(const struct packet *packet, __u32 o
 		if (tuple->protocol == IPPROTO_TCP) {
 			if (packet_read(packet, offset + TCP_FLAGS_OFFSET, &tuple->tcp_flags, 1))
 				tuple->marks |= TUPLE_UNPARSED;
-		} else if (tuple->protocol == IPPROTO_UDP && tuple->dport == VXLAN_PORT) {
+		} else if (tuple->protocol == IPPROTO_UDP && is_vxlan_port(tuple->dport, packet->vxlan_port)) {
 			parse_vxlan(packet, offset + 8, tuple);
 		}
 		return;
@@ -234,12 +240,12 @@ static __always_inline bool parse_plain_ipv6(const struct ipv6hdr *ip, struct tu
 	return ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP;
 }
 
-/* The ports that follow. False for VXLAN, which has more to say. */
-static __always_inline bool parse_plain_ports(const __be16 *ports, struct tuple *tuple)
+/* The ports that follow. False for VXLAN, to the usual port or the other, which has more to say. */
+static __always_inline bool parse_plain_ports(const __be16 *ports, __u16 vxlan_port, struct tuple *tuple)
 {
 	tuple->sport = bpf_ntohs(ports[0]);
 	tuple->dport = bpf_ntohs(ports[1]);
-	return tuple->protocol != IPPROTO_UDP || tuple->dport != VXLAN_PORT;
+	return tuple->protocol != IPPROTO_UDP || !is_vxlan_port(tuple->dport, vxlan_port);
 }
 
 /*

@@ -30,12 +30,12 @@ static __always_inline bool parse_memory_plain(const struct packet *packet, __be
 	if (protocol == bpf_htons(ETH_P_IP)) {
 		if (packet->length < sizeof(header.v4) || !parse_plain_ipv4(&header.v4.ip, tuple))
 			return false;
-		return parse_plain_ports((void *)header.v4.transport, tuple);
+		return parse_plain_ports((void *)header.v4.transport, packet->vxlan_port, tuple);
 	}
 	if (protocol != bpf_htons(ETH_P_IPV6) || packet->length < sizeof(header.v6) ||
 	    !parse_plain_ipv6(&header.v6.ip, tuple))
 		return false;
-	return parse_plain_ports((void *)header.v6.transport, tuple);
+	return parse_plain_ports((void *)header.v6.transport, packet->vxlan_port, tuple);
 }
 
 static __noinline int parse_memory_any(const struct packet *packet, __be16 protocol, struct tuple *tuple)

@@ -80,6 +80,8 @@ type dropKernel struct {
 	Drops      *ebpf.Map     `ebpf:"drops"`
 	DropsOther *ebpf.Map     `ebpf:"drops_other"`
 	Counters   *ebpf.Map     `ebpf:"drop_counters"`
+
+	VXLANPort *ebpf.Variable `ebpf:"vxlan_port"`
 }
 
 // OpenDrops loads the program and attaches it: from then on every drop counts. Needs 5.10, BTF, CAP_BPF and CAP_PERFMON.
@@ -164,6 +166,15 @@ func (d *Drops) ignore(constants *dropDropConfig) error {
 				break
 			}
 		}
+	}
+	return nil
+}
+
+// SetVXLANPort says to which UDP port VXLAN goes besides 4789, 0: none. From then on drops of such packets have their VNI, and
+// no source port. It may be called while other methods are.
+func (d *Drops) SetVXLANPort(port uint16) error {
+	if err := d.objects.VXLANPort.Set(port); err != nil {
+		return fmt.Errorf("tell drops of the VXLAN port %d: %w", port, err)
 	}
 	return nil
 }

@@ -95,6 +95,7 @@ const (
 	dropVarDropFlagType    = "drop_flag_type"
 	dropVarDropKeyType     = "drop_key_type"
 	dropVarDropValueType   = "drop_value_type"
+	dropVarVxlanPort       = "vxlan_port"
 )
 
 // loadDrop returns the embedded CollectionSpec for drop.
@@ -160,6 +161,7 @@ type dropVariableSpecs struct {
 	DropFlagType    *ebpf.VariableSpec `ebpf:"drop_flag_type"`
 	DropKeyType     *ebpf.VariableSpec `ebpf:"drop_key_type"`
 	DropValueType   *ebpf.VariableSpec `ebpf:"drop_value_type"`
+	VxlanPort       *ebpf.VariableSpec `ebpf:"vxlan_port"`
 }
 
 // dropObjects contains all objects after they have been loaded into the kernel.
@@ -204,6 +206,7 @@ type dropVariables struct {
 	DropFlagType    *ebpf.Variable `ebpf:"drop_flag_type"`
 	DropKeyType     *ebpf.Variable `ebpf:"drop_key_type"`
 	DropValueType   *ebpf.Variable `ebpf:"drop_value_type"`
+	VxlanPort       *ebpf.Variable `ebpf:"vxlan_port"`
 }
 
 // dropPrograms contains all programs after they have been loaded into the kernel.

@@ -111,6 +111,45 @@ func TestDropsOfClosedPort(t *testing.T) {
 }
 
 // A datagram that came in pieces is freed in pieces, each with an event of its own: it is one drop.
+// TestDropsOfVXLAN tells networks apart at the usual port, and at the one that a Swarm was made with once that is known.
+func TestDropsOfVXLAN(t *testing.T) {
+	enterFreshNetns(t)
+	const own, vni = 5789, 4097
+	drops := mustOpenDrops(t, DropsConfig{})
+	from := mustListenUDP(t, "127.0.0.1:0")
+	header := []byte{0x08, 0, 0, 0, 0, vni >> 8, vni & 0xff, 0}
+	lost := func(port uint16) Drop {
+		t.Helper()
+		if _, err := from.WriteToUDPAddrPort(header, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)); err != nil {
+			t.Fatal(err)
+		}
+		got := to(here(mustRead(t, drops.Read), ownNetns(t)), port)
+		if len(got) != 1 {
+			t.Fatalf("%d entries for port %d, want 1: %+v", len(got), port, got)
+		}
+		return got[0]
+	}
+	setOwn := func(port uint16) {
+		t.Helper()
+		if err := drops.SetVXLANPort(port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	requireVNI := func(when string, d Drop, want uint32) {
+		t.Helper()
+		if d.VXLAN != (want != 0) || d.VNI != want || (d.SourcePort == 0) != (want != 0) {
+			t.Errorf("%s: port %d, VXLAN %t, VNI %d, want %d, from port %d", when, d.DestinationPort, d.VXLAN, d.VNI, want, d.SourcePort)
+		}
+	}
+	requireVNI("the usual port", lost(DefaultDataPort), vni)
+	requireVNI("another", lost(own), 0)
+	setOwn(own)
+	requireVNI("the Swarm's", lost(own), vni)
+	requireVNI("the usual port beside it", lost(DefaultDataPort), vni)
+	setOwn(0)
+	requireVNI("no more", lost(own), 0)
+}
+
 func TestDropOfFragmentedDatagram(t *testing.T) {
 	enterFreshNetns(t)
 	if err := netlink.LinkSetMTU(mustLink(t, "lo"), 1500); err != nil {

@@ -72,7 +72,11 @@ func (a *agent) watchSwarm() {
 	if len(devices) > 0 {
 		a.counts.Store(true)
 	}
-	if warnAnew(&a.overlays.unwatched, errors.Join(a.overlay.SetPorts(ports), a.overlay.SetDevices(devices))) {
+	err := errors.Join(a.overlay.SetPorts(ports), a.overlay.SetDevices(devices))
+	if a.drops != nil {
+		err = errors.Join(err, a.drops.SetVXLANPort(ports.Data))
+	}
+	if warnAnew(&a.overlays.unwatched, err) {
 		a.log.Warn("not all that nodes of the swarm send each other is counted", "error", a.overlays.unwatched)
 	}
 }
