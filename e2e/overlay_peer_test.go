@@ -102,7 +102,7 @@ func (p pathStage) noWay() []foundAt {
 	if n := block.Packets(p); n < fewPackets {
 		p.Errorf("%d packets were blocked", n)
 	}
-	p.requirePackets(p.tunnel)
+	p.requireCounted()
 	if sent, arrived := p.sent[p.manager].Packets(p), p.arrived[p.manager].Packets(p); sent < arrived+fewPackets {
 		p.Errorf("%d packets of %d have arrived in spite of the block", arrived, sent)
 	}
@@ -157,7 +157,18 @@ func (p pathStage) requirePeer(state string) {
 	})
 }
 
-// requireTalk waits until something comes through both ways, and holds all counts since the network's birth against the switch.
+// requireCounted holds all counts since the network's birth against the switch, while the talkers stand still: what the agent
+// shows and what the switch shows are not of the same moment.
+func (p pathStage) requireCounted() {
+	p.Helper()
+	for _, at := range p.sides() {
+		at.Docker(p, "pause", "talker-"+at.Hostname)
+		defer at.Docker(p, "unpause", "talker-"+at.Hostname)
+	}
+	p.requirePackets(p.tunnel)
+}
+
+// requireTalk waits until something comes through both ways, and holds all counts against the switch.
 func (p pathStage) requireTalk() {
 	p.Helper()
 	before := map[*side]uint64{}
@@ -167,7 +178,7 @@ func (p pathStage) requireTalk() {
 	lab.Eventually(p, time.Minute, "the talkers to talk", func() bool {
 		return p.arrived[p.manager].Packets(p) > before[p.manager]+fewPackets && p.arrived[p.worker].Packets(p) > before[p.worker]+fewPackets
 	})
-	p.requirePackets(p.tunnel)
+	p.requireCounted()
 }
 
 // engineKilled ends the worker's engine, which takes its containers along when it comes back.

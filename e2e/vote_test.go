@@ -16,9 +16,6 @@ import (
 	"github.com/bridgewatch/bridgewatch/enrich"
 )
 
-// The tests of this file need what this machine's kernel may lack: IPVS, IPsec, ipvlan. "make test-vm" runs them on one that
-// has it.
-
 // forwardInNewNamespaces lets the mesh's namespaces forward: a new one takes the setting from the machine's first, where
 // Docker switches forwarding on elsewhere.
 func forwardInNewNamespaces(t *testing.T) {
@@ -115,80 +112,5 @@ func TestVote(t *testing.T) {
 	})
 	for at, task := range tasks {
 		requireEqual(t, at.agent, s.member(task, app.name, lab.Labels{"service": "vote"}))
-	}
-}
-
-// TestEncrypted counts what the wire does not tell: which network an encrypted packet is of.
-func TestEncrypted(t *testing.T) {
-	s := newSwarmStage(t)
-	s.swarm.Network(t, "secret", "--opt", "encrypted")
-	vni := s.manager.VNI(t, "secret")
-	near := s.manager.Run(t, "near", []string{"--network", "secret"})
-	far := s.worker.Serve(t, "far", []string{"--network", "secret"}, "udp-listen", port)
-	esp, plain := map[*side]*lab.Wire{}, map[*side]*lab.Wire{}
-	for _, at := range s.sides() {
-		between := lab.Between(at.Node, s.other(at).Node)
-		esp[at], plain[at] = s.swarm.CountSent(t, between.And("ip protocol esp")), s.swarm.CountSent(t, between.VXLAN(vni))
-	}
-	const count = 1000
-	near.Send(t, lab.Datagrams{To: netip.AddrPortFrom(far.Addr(t, "secret", lab.IPv4), port), Count: count, Size: 200})
-	s.eventuallyWithin(time.Minute, "encrypted packets", func() (wrong []string) {
-		if n := esp[s.manager].Packets(t); n < count {
-			wrong = append(wrong, fmt.Sprintf("the switch saw %d encrypted packets", n))
-		}
-		for _, from := range s.sides() {
-			to := s.other(from)
-			want := esp[from].Packets(t)
-			for at, direction := range map[*side]string{from: "tx", to: "rx"} {
-				of := lab.Labels{"encapsulation": "esp", "direction": direction, "network": "", "peer": s.other(at).Addr.String()}
-				if got := at.agent.Scrape(t).Sum("bridgewatch_overlay_packets_total", of); got != want {
-					wrong = append(wrong, fmt.Sprintf("%s counted %d ESP packets %s, the switch %d", at.Hostname, got, direction, want))
-				}
-			}
-			if n := plain[from].Packets(t); n != 0 {
-				wrong = append(wrong, fmt.Sprintf("%d packets of %s in plain", n, from.Hostname))
-			}
-		}
-		for at, direction := range map[*side]string{s.manager: "tx", s.worker: "rx"} {
-			of := lab.Labels{"encapsulation": "vxlan", "network": "secret", "direction": direction, "peer": s.other(at).Addr.String()}
-			if got := at.agent.Scrape(t).Sum("bridgewatch_overlay_packets_total", of); got != count {
-				wrong = append(wrong, fmt.Sprintf("%s counted %d packets of the network %s, want %d:\n%s", at.Hostname, got, direction, count,
-					lines(at.agent.Scrape(t).Select("bridgewatch_overlay_packets_total", nil))))
-			}
-		}
-		return wrong
-	})
-	blocked := s.swarm.Block(t, lab.Between(s.manager.Node, s.worker.Node).And("ip protocol esp"))
-	wait := near.Begin(t, lab.Datagrams{To: netip.AddrPortFrom(far.Addr(t, "secret", lab.IPv4), port), Count: 600, Interval: 100 * time.Millisecond}.Args()...)
-	lab.Eventually(t, 2*time.Minute, "the finding that ESP is blocked", func() bool {
-		return slices.ContainsFunc(append(s.worker.found.Standing(), s.manager.found.Standing()...), func(f lab.Finding) bool {
-			return f.ID == "encrypted-esp-blocked"
-		})
-	})
-	blocked.Lift(t)
-	wait()
-}
-
-// TestIPvlan counts the devices of containers that only an ipvlan network gives.
-func TestIPvlan(t *testing.T) {
-	engine := lab.StartEngine(t)
-	agent := lab.StartAgent(t, engine)
-	for _, mode := range []string{"l2", "l3"} {
-		t.Run(mode, func(t *testing.T) {
-			network := engine.Network(t, "child"+mode, "--driver", "ipvlan", "--opt", "parent=eth0", "--opt", "ipvlan_mode="+mode,
-				"--subnet", map[string]string{"l2": "192.0.2.128/25", "l3": "10.77.0.0/24"}[mode])
-			sender, receiver := pair(t, engine, mode, network)
-			sender.Send(t, lab.Datagrams{To: netip.AddrPortFrom(receiver.Addr(t, network, lab.IPv4), port), Count: 100})
-			for _, c := range []*lab.Container{sender, receiver} {
-				lab.Eventually(t, time.Minute, "the packets of "+c.Name, func() bool {
-					// By its packets: what ipvlan counts as received bytes has the Ethernet header twice.
-					own, metrics := c.Stats(t, "eth0"), agent.Scrape(t)
-					packets := func(direction string) uint64 {
-						return metrics.Sum("bridgewatch_packets_total", lab.Labels{"container": c.Name, "network": network, "direction": direction})
-					}
-					return packets("rx") == own.RxPackets && packets("tx") == own.TxPackets && own.RxPackets+own.TxPackets >= 100
-				})
-			}
-		})
 	}
 }

@@ -68,15 +68,21 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// How long a test may take, so that one that hangs ends in time for its output to be seen. A virtual machine that is emulated, as
-// those are for which programs are built beforehand, takes its time.
-const (
-	hostTimeout     = 10 * time.Minute
-	emulatedTimeout = 40 * time.Minute
-)
+// pace is how many lab hosts there are at a time, and how long a test may take, so that one that hangs ends in time for its
+// output to be seen.
+type pace struct {
+	atOnce  int
+	timeout time.Duration
+}
 
-// atOnce is how many lab hosts there are at a time. Their tests wait for most of the time.
-const atOnce = 4
+// machinePace is this machine's. Tests wait for most of the time; but not in a virtual machine that is emulated, as those are for
+// which programs are built beforehand: there, one takes all processors and its time.
+func machinePace() pace {
+	if os.Getenv(programsVariable) != "" {
+		return pace{atOnce: 1, timeout: 40 * time.Minute}
+	}
+	return pace{atOnce: 4, timeout: 10 * time.Minute}
+}
 
 // runOnNewHosts deals the tests out, and ends all that they left running.
 //
@@ -111,12 +117,13 @@ func runOnNewHosts() (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	var group errgroup.Group
-	group.SetLimit(atOnce)
+	pace := machinePace()
+	group.SetLimit(pace.atOnce)
 	var mu sync.Mutex // one test's output after the other
 	for i, pattern := range patterns {
 		group.Go(func() error {
 			own := filepath.Join(dir, strconv.Itoa(i)) // short: see tempDir
-			out, exit, err := runOnNewHost(ctx, programs, own, pattern)
+			out, exit, err := runOnNewHost(ctx, programs, own, pattern, pace.timeout)
 			mu.Lock()
 			defer mu.Unlock()
 			_, _ = os.Stdout.Write(out)
@@ -153,13 +160,9 @@ func testPatterns() ([]string, error) {
 }
 
 // runOnNewHost runs this program again in namespaces of its own. programs is where Main has built what it needs.
-func runOnNewHost(ctx context.Context, programs, dir, pattern string) (out []byte, code int, err error) {
+func runOnNewHost(ctx context.Context, programs, dir, pattern string, timeout time.Duration) (out []byte, code int, err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, 0, err
-	}
-	timeout := hostTimeout
-	if os.Getenv(programsVariable) != "" {
-		timeout = emulatedTimeout
 	}
 	runtime.LockOSThread() // the death signal is tied to the thread, which ends with this goroutine
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "-test.run", pattern, "-test.timeout", timeout.String())...)

@@ -19,10 +19,13 @@ func (s *Swarm) Network(tb testing.TB, name string, options ...string) string {
 	return name
 }
 
-// Service makes a service with the given options of `docker service create`. It ends with the Swarm. It does not wait for the
-// tasks: see [Node.Task].
+// Service makes a service with the given options of `docker service create`. It ends with the Swarm. Without a command its tasks
+// sleep. It does not wait for them: see [Node.Task].
 func (s *Swarm) Service(tb testing.TB, name string, options []string, command ...string) {
 	tb.Helper()
+	if len(command) == 0 {
+		command = []string{"sleep"}
+	}
 	args := append([]string{"service", "create", "--detach", "--no-resolve-image", "--name", name}, options...)
 	s.Manager.Docker(tb, append(append(args, Image, "traffic"), command...)...)
 }
