@@ -241,20 +241,16 @@ func taskAddresses(tasks []enrich.ClusterEndpoint) string {
 func staleBackends(v *View) []hit {
 	var hits []hit
 	v.eachVIP(func(n *enrich.OverlayNetwork, vip *enrich.VirtualAddress) {
-		tasks := make(map[netip.Addr]bool, len(vip.Tasks))
-		for _, t := range vip.Tasks {
-			tasks[t.Address] = true
-		}
 		var stale []string
 		alive, active := 0, 0
 		for _, b := range vip.Backends {
 			switch {
 			case b.Weight == 0:
-			case tasks[b.Address] || v.hasComeTo(n, b.Address):
-				alive++
-			default:
+			case slices.Contains(vip.Dead, b.Address):
 				stale = append(stale, b.Address.String())
 				active += b.Active
+			default:
+				alive++
 			}
 		}
 		if len(stale) > 0 {
@@ -263,22 +259,6 @@ func staleBackends(v *View) []hit {
 		}
 	})
 	return hits
-}
-
-// hasComeTo tells whether somebody is at an address whom the engine was not asked for yet: the kernel has a row for him if he is on
-// another node, and he is a container if he is on this one.
-func (v *View) hasComeTo(n *enrich.OverlayNetwork, address netip.Addr) bool {
-	if slices.ContainsFunc(n.Endpoints, func(e enrich.ClusterEndpoint) bool { return e.Address == address }) {
-		return false
-	}
-	if n.Sandbox != nil && slices.ContainsFunc(n.Sandbox.Neighbours, func(r loader.Neighbour) bool { return r.Address == address && !r.Failed }) {
-		return true
-	}
-	return slices.ContainsFunc(v.Inventory.Containers, func(c enrich.LiveContainer) bool {
-		return slices.ContainsFunc(c.Endpoints, func(e enrich.Endpoint) bool {
-			return e.NetworkID == n.ID && slices.Contains(e.Addresses, address)
-		})
-	})
 }
 
 // draining finds tasks that shut down and are still talked to.

@@ -207,32 +207,16 @@ func ipvsCases() []ruleCase {
 			n.LoadBalancer.Errors, n.VIPs[0].Served, n.VIPs[0].Backends = []error{loader.ErrNetnsGone}, false, nil
 		}), nil},
 		{
-			"a backend of no task", onVIP(func(a *enrich.VirtualAddress) { a.Tasks = a.Tasks[:1] }),
+			"a backend of no task", onVIP(func(a *enrich.VirtualAddress) { a.Tasks, a.Dead = a.Tasks[:1], []netip.Addr{addr(webTask2)} }),
 			one("ipvs-stale-backend", onWeb, list, at, text("backends of no task", webTask2), number("backends", 1, "of 2"),
 				number("connections to them", 10, "")),
 		},
 		{
-			"all that is left of a service", onVIP(func(a *enrich.VirtualAddress) { a.Tasks = nil }),
+			"all that is left of a service", onVIP(func(a *enrich.VirtualAddress) {
+				a.Tasks, a.Dead = nil, []netip.Addr{addr(webTask1), addr(webTask2)}
+			}),
 			one("ipvs-stale-backend", onWeb, list, at, text("backends of no task", webTask1+", "+webTask2), number("backends", 2, "of 2"),
 				number("connections to them", 20, "")),
-		},
-		{"a task on another node that the engine was not asked for yet", onStackBack(func(n *enrich.OverlayNetwork) {
-			n.VIPs[0].Tasks, n.Endpoints = n.VIPs[0].Tasks[:1], n.Endpoints[:1]
-			n.Sandbox.Neighbours = []loader.Neighbour{{Address: addr(webTask2), MAC: mac(5), Confirmed: true}}
-		}), nil},
-		{"a task on this one, likewise", inSwarm(func(v *View) {
-			n := &v.Cluster.Networks[1]
-			n.VIPs[0].Tasks, n.Endpoints = n.VIPs[0].Tasks[:1], n.Endpoints[:1]
-			c := v.container(taskID)
-			c.Endpoints = []enrich.Endpoint{{NetworkID: n.ID, Network: n.Name, MAC: mac(1), Addresses: []netip.Addr{addr(webTask2)}}}
-		}), nil},
-		{
-			"a backend at the address of another service's task", onStackBack(func(n *enrich.OverlayNetwork) {
-				n.VIPs[0].Tasks = n.VIPs[0].Tasks[:1]
-				n.Sandbox.Neighbours = []loader.Neighbour{{Address: addr(webTask2), MAC: mac(5), Confirmed: true}}
-			}),
-			one("ipvs-stale-backend", onWeb, list, at, text("backends of no task", webTask2), number("backends", 1, "of 2"),
-				number("connections to them", 10, "")),
 		},
 		{"a backend of no task that gets nothing new", onVIP(func(a *enrich.VirtualAddress) {
 			a.Tasks = a.Tasks[:1]
@@ -323,7 +307,7 @@ func ipvsCases() []ruleCase {
 func TestIPVSChangesTakeTime(t *testing.T) {
 	for id, change := range map[string]func(*View){
 		"ipvs-no-backend":    onVIP(func(a *enrich.VirtualAddress) { a.Backends = nil }),
-		"ipvs-stale-backend": onVIP(func(a *enrich.VirtualAddress) { a.Tasks = nil }),
+		"ipvs-stale-backend": onVIP(func(a *enrich.VirtualAddress) { a.Dead = []netip.Addr{addr(webTask2)} }),
 		"ipvs-drain":         onVIP(func(a *enrich.VirtualAddress) { a.Backends[0].Weight = 0 }),
 	} {
 		view := healthy()
