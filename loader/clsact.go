@@ -108,9 +108,9 @@ func removeEmptyClsact(index int) error {
 // DetachLeftovers removes what a killed agent left on the devices of the calling thread's namespace, and returns their
 // names. With tcx there is never anything: the kernel cleans up.
 func DetachLeftovers() ([]string, error) {
-	links, err := netlink.LinkList()
+	links, err := allLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	var cleaned []string
 	for _, l := range links {

@@ -89,14 +89,8 @@ func (e *Egresses) open(config EgressConfig) error {
 	if err != nil {
 		return err
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		e.newest = max(e.newest, l.Attrs().Index)
-	}
-	return nil
+	e.newest, err = newestLink()
+	return err
 }
 
 // SetDevices says by which links, given by ifindex, packets leave the host: these are watched and no others. A link that

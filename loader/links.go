@@ -144,16 +144,9 @@ func note(known map[int]Link, change LinkChange, changed func(LinkChange)) {
 
 // list compares what is there with what is known. EINTR: links changed all the while, and it is to be tried again.
 func (l *Links) list(known map[int]Link, changed func(LinkChange)) error {
-	var links []netlink.Link
-	var err error
-	for range 10 {
-		links, err = netlink.LinkList()
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	links, err := allLinks()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return err
 	}
 	present := make(map[int]bool, len(links))
 	for _, found := range links {
@@ -205,6 +198,27 @@ func parseLink(m *syscall.NetlinkMessage) (change LinkChange, ok bool) {
 		}
 	}
 	return change, true
+}
+
+// allLinks lists the links of the calling thread's namespace. EINTR: links changed all the while.
+func allLinks() (links []netlink.Link, err error) {
+	err = untilWhole(func() (err error) {
+		links, err = netlink.LinkList()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w (%s)", err, needsNetlink)
+	}
+	return links, nil
+}
+
+// newestLink is the greatest ifindex in the calling thread's namespace: links that come later have greater ones.
+func newestLink() (newest int, err error) {
+	links, err := allLinks()
+	for _, l := range links {
+		newest = max(newest, l.Attrs().Index)
+	}
+	return newest, err
 }
 
 func newLink(found netlink.Link) Link {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,13 +89,9 @@ func readCounters(text []byte, prefix string, counters map[string]*uint64) error
 func LinksInside(sandboxPath string) ([]Link, error) {
 	var links []Link
 	err := inNetns(sandboxPath, func() error {
-		var found []netlink.Link
-		err := untilWhole(func() (err error) {
-			found, err = netlink.LinkList()
-			return err
-		})
+		found, err := allLinks()
 		if err != nil {
-			return fmt.Errorf("list links in %s: %w", sandboxPath, err)
+			return fmt.Errorf("in %s: %w", sandboxPath, err)
 		}
 		for _, link := range found {
 			links = append(links, newLink(link))

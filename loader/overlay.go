@@ -84,14 +84,8 @@ func (o *Overlays) open(config OverlayConfig) error {
 	if o.clock, err = newKernelClock(); err != nil {
 		return err
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		o.newest = max(o.newest, l.Attrs().Index)
-	}
-	return nil
+	o.newest, err = newestLink()
+	return err
 }
 
 // SetDevices says by which links, given by ifindex, packets leave the host and reach it: these are watched and no others.

@@ -49,13 +49,9 @@ func (s *SandboxState) read(connections *int) {
 }
 
 func (s *SandboxState) readLinks() error {
-	var found []netlink.Link
-	err := untilWhole(func() (err error) {
-		found, err = netlink.LinkList()
-		return err
-	})
+	found, err := allLinks()
 	if err != nil {
-		return fmt.Errorf("list links: %w (%s)", err, needsNetlink)
+		return err
 	}
 	for _, l := range found {
 		s.Links = append(s.Links, newLink(l))

@@ -5,7 +5,6 @@ package loader
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -155,9 +154,9 @@ func (w *watcher) gone(ctx context.Context, change LinkChange) error {
 func (f *Flows) WatchSandbox(path string) (map[DeviceID]Link, error) {
 	watched := make(map[DeviceID]Link)
 	err := inNetns(path, func() error {
-		links, err := netlink.LinkList()
+		links, err := allLinks()
 		if err != nil {
-			return fmt.Errorf("list links: %w", err)
+			return err
 		}
 		for _, found := range links {
 			l := newLink(found)

@@ -179,13 +179,9 @@ func (f *Flows) forgetOverlays() {
 
 // listOverlay lists what may be watched of the calling thread's namespace, which is an overlay's.
 func listOverlay() ([]Link, error) {
-	var found []netlink.Link
-	err := untilWhole(func() (err error) {
-		found, err = netlink.LinkList()
-		return err
-	})
+	found, err := allLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w (%s)", err, needsNetlink)
+		return nil, err
 	}
 	var links []Link
 	for _, l := range found {
