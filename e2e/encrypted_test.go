@@ -56,10 +56,13 @@ func TestEncrypted(t *testing.T) {
 	})
 	blocked := s.swarm.Block(t, lab.Between(s.manager.Node, s.worker.Node).And("ip protocol esp"))
 	wait := near.Begin(t, "tcp-connect", "--to", netip.AddrPortFrom(far.Addr(t, "secret", lab.IPv4), port).String(), "--count", "10", "--timeout", "1m")
-	lab.Eventually(t, 2*time.Minute, "the finding that ESP is blocked", func() bool {
-		return slices.ContainsFunc(append(s.worker.found.Standing(), s.manager.found.Standing()...), func(f lab.Finding) bool {
-			return f.ID == "encrypted-esp-blocked"
-		})
+	s.eventuallyWithin(2*time.Minute, "the finding that ESP is blocked", func() (wrong []string) {
+		isFound := func(f lab.Finding) bool { return f.ID == "encrypted-esp-blocked" }
+		if !slices.ContainsFunc(append(s.worker.found.Standing(), s.manager.found.Standing()...), isFound) {
+			wrong = append(wrong, fmt.Sprintf("%d packets were blocked, and the manager counted:\n%s", blocked.Packets(t),
+				lines(s.manager.agent.Scrape(t).Select("bridgewatch_swarm_channel_packets_total", nil))))
+		}
+		return wrong
 	})
 	blocked.Lift(t)
 	wait()

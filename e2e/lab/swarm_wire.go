@@ -25,11 +25,12 @@ const (
 	wireOut     = "out"
 )
 
-// wireTable is an nftables table for bridges, whose rules come one by one.
+// wireTable is an nftables table for bridges, whose rules come one by one. They come before br_netfilter, which has priority 0 and takes
+// packets away from others there.
 const wireTable = `
 add table bridge lab
 add chain bridge lab in { type filter hook prerouting priority -300; }
-add chain bridge lab through { type filter hook forward priority 0; }
+add chain bridge lab through { type filter hook forward priority -200; }
 add chain bridge lab out { type filter hook postrouting priority 300; }`
 
 // Match is what a rule of the switch matches, in the language of nft: the outer header of what a node sends to the other.
