@@ -217,8 +217,7 @@ func (p pathStage) rejoined() []foundAt {
 		return len(p.manager.agent.Scrape(p).Select("bridgewatch_swarm_peer_info", nil)) == 0
 	})
 	p.swarm.Join(p)
-	// Nothing tells a worker's agent of that. It asks every minute.
-	lab.Eventually(p, relists, "the worker's agent to know of the Swarm", func() bool {
+	lab.Eventually(p, shown, "the worker's agent to know of the Swarm", func() bool {
 		return len(p.worker.agent.Scrape(p).Select("bridgewatch_node_info", lab.Labels{"role": "worker"})) == 1
 	})
 	p.talkers()
@@ -227,9 +226,6 @@ func (p pathStage) rejoined() []foundAt {
 	p.requireFresh("rejoined")
 	return p.forgotten()
 }
-
-// relists is how long it takes until an agent has asked the engine for all that there is.
-const relists = 70 * time.Second
 
 // requireFresh counts a new container on the worker from its first packet on.
 func (p pathStage) requireFresh(name string) {

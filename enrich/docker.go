@@ -354,7 +354,11 @@ func movesAddresses(e events.Message) bool {
 }
 
 // changesSwarm tells the events after which Swarm is asked for all of its services and nodes, once for as many as come together.
+// That a worker has joined or left is told by nothing but the mesh's own network, which comes or goes.
 func changesSwarm(e events.Message) bool {
+	if e.Type == events.NetworkEventType {
+		return e.Actor.Attributes["type"] == overlayDriver && (e.Action == events.ActionCreate || e.Action == events.ActionDestroy)
+	}
 	return e.Type == events.ServiceEventType || e.Type == events.NodeEventType
 }
 

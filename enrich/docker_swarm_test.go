@@ -142,13 +142,16 @@ func TestSwarmIsMissing(t *testing.T) {
 	}
 }
 
-// A node joins a Swarm without an event of its own. It is noticed with the first service, and when traffic goes where nobody
-// was told to be.
+// A node joins a Swarm without an event of its own. It is noticed with the mesh's network, with the first service, and when traffic
+// goes where nobody was told to be.
 func TestSwarmJoinedLater(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		news func(e *engine, s *session)
 	}{
+		{"the mesh gets its network", func(e *engine, _ *session) {
+			e.event("network", "create", "i", map[string]string{"name": "ingress", "type": "overlay"})
+		}},
 		{"a service is made", func(e *engine, _ *session) {
 			e.event("service", "create", "2u8tdwtfn29bswdas7lp5db1c", map[string]string{"name": "app_web"})
 		}},

@@ -44,7 +44,7 @@ func (s *State) index() *stationIndex {
 	slices.SortFunc(s.indexed.lengths, func(a, b int) int { return b - a })
 	for _, m := range s.members {
 		for _, e := range m.Endpoints {
-			if n := s.networks[e.NetworkID]; n != nil && n.Driver == "overlay" {
+			if n := s.networks[e.NetworkID]; n != nil && n.isOverlay() {
 				continue // its packets are in namespaces of its own; the host's network may use the same addresses
 			}
 			s.indexed.addStation(m, &e)

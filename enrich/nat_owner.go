@@ -172,7 +172,7 @@ func (s *State) sandboxOf(t *loader.Tracked) *loader.SandboxState {
 // isOnOverlay tells whether an address is on one of Swarm's networks between nodes.
 func (s *State) isOnOverlay(address netip.Addr) bool {
 	for _, n := range s.networks {
-		if n.Driver == "overlay" && slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
+		if n.isOverlay() && slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
 			return true
 		}
 	}

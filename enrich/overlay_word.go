@@ -128,8 +128,11 @@ func (s *State) dueOverlays() []string {
 	return due
 }
 
+// overlayDriver is what the engine calls the driver of the Swarm's networks between nodes.
+const overlayDriver = "overlay"
+
 // isOverlay tells one of the Swarm's networks between nodes.
-func (n *Network) isOverlay() bool { return n.Driver == "overlay" }
+func (n *Network) isOverlay() bool { return n.Driver == overlayDriver }
 
 // word returns what is known of a network, which may be nothing.
 func (o *overlays) word(id string) *overlayWord {

@@ -100,7 +100,7 @@ func (s *State) forgetMeshed() {
 func (s *State) isOnMesh(m *member, address netip.Addr) bool {
 	return slices.ContainsFunc(m.Endpoints, func(e Endpoint) bool {
 		n := s.networks[e.NetworkID]
-		return n != nil && n.Driver == "overlay" && n.Predefined && slices.Contains(e.Addresses, address)
+		return n != nil && n.isOverlay() && n.Predefined && slices.Contains(e.Addresses, address)
 	})
 }
 

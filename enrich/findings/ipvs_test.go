@@ -96,11 +96,6 @@ func onVIP(change func(*enrich.VirtualAddress)) func(*View) {
 	return inSwarm(func(v *View) { change(&v.Cluster.Networks[1].VIPs[0]) })
 }
 
-// onStackBack changes the network that it is on.
-func onStackBack(change func(*enrich.OverlayNetwork)) func(*View) {
-	return inSwarm(func(v *View) { change(&v.Cluster.Networks[1]) })
-}
-
 // unreached is packets for the service's virtual address that nobody answers for.
 func unreached(v *View, packets uint64) {
 	l := loss("ipvs-no-backend", packets)
