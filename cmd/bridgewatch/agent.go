@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,7 @@ type agent struct {
 	inside     map[string]insideLinks // judge's own, by container ID
 	uplinks    sync.Mutex
 	unwatched  string                 // watchUplinks' own: what was wrong last time
+	unentered  string                 // watchInside's own: what was wrong last time
 	sandboxes  string                 // judge's own: the engine's folder of namespaces, once known
 	apis       enrich.ClearAPIs       // judge's own
 	unread     atomic.Pointer[unread] // what of the state could not be read last time
@@ -326,11 +329,8 @@ func (a *agent) watchUplinks() {
 	defer a.uplinks.Unlock()
 	devices, subnets := a.state.Uplinks()
 	err := errors.Join(a.egress.SetSubnets(subnets), a.egress.SetDevices(devices))
-	if text := fmt.Sprint(err); text != a.unwatched { // once, until it changes
-		a.unwatched = text
-		if err != nil {
-			a.log.Warn("not all uplinks are watched", "error", err)
-		}
+	if warnAnew(&a.unwatched, err) {
+		a.log.Warn("not all uplinks are watched", "error", err)
 	}
 }
 
@@ -339,14 +339,19 @@ func (a *agent) watchInside() {
 	if a.flows == nil {
 		return
 	}
-	for id, path := range a.state.Unwatched() {
-		devices, err := a.flows.WatchSandbox(path)
+	var errs []error
+	unwatched := a.state.Unwatched()
+	for _, id := range slices.Sorted(maps.Keys(unwatched)) {
+		devices, err := a.flows.WatchSandbox(unwatched[id])
 		if err != nil && !errors.Is(err, loader.ErrNetnsGone) {
-			a.log.Warn("container is not watched", "container", fmt.Sprintf("%.12s", id), "error", err)
+			errs = append(errs, fmt.Errorf("container %.12s: %w", id, err))
 		}
 		for device, l := range devices {
 			a.state.DeviceInside(device, l, id)
 		}
+	}
+	if warnAnew(&a.unentered, errors.Join(errs...)) {
+		a.log.Warn("not all containers without a device on the host are watched", "error", a.unentered)
 	}
 }
 

@@ -124,8 +124,8 @@ func (a *agent) watchOverlays(ctx context.Context) {
 			a.state.OverlayDevices(s.Path, devices)
 		}
 	}
-	if warnAnew(&a.unentered, errors.Join(errs...)) {
-		a.log.Warn("not all containers on overlay networks are watched", "error", a.unentered)
+	if warnAnew(&a.overlays.unentered, errors.Join(errs...)) {
+		a.log.Warn("not all containers on overlay networks are watched", "error", a.overlays.unentered)
 	}
 	a.readLegs()
 }
