@@ -70,11 +70,15 @@ func (d *Docker) listSwarm(ctx context.Context) {
 	d.listNodes(ctx)
 }
 
-// listGatewayBridge asks who is on docker_gwbridge, of which no event tells.
+// listGatewayBridge asks for docker_gwbridge and who is on it. No event tells of either: the engine makes it when somebody first
+// needs it.
 func (d *Docker) listGatewayBridge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	result, err := d.api.NetworkInspect(ctx, gatewayBridge, client.NetworkInspectOptions{})
+	if err == nil {
+		d.state.PutNetwork(newNetwork(result.Network.Network))
+	}
 	if err == nil || errdefs.IsNotFound(err) {
 		d.state.SetIngressSandbox(result.Network.Containers[ingressEndpoint].IPv4Address.Addr())
 		d.state.setGatewayLegs(newGatewayLegs(result.Network.Containers))

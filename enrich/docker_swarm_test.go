@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,6 +110,9 @@ func TestSwarmOfWorker(t *testing.T) {
 	s := follow(t, e)
 	s.wantStatus(true)
 	wantSwarm(t, knownSwarm{Sandbox: netip.MustParseAddr("172.18.0.2")}, s.swarm())
+	if !slices.ContainsFunc(s.Inventory().Networks, func(n Network) bool { return n.ID == "c29142f0c5cb" }) {
+		t.Errorf("%s is not known: %+v", gatewayBridge, s.Inventory().Networks)
+	}
 }
 
 // Without a Swarm nobody is asked for one, and an engine that cannot answer leaves the rest as it is.
