@@ -10,5 +10,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(lab.Main(m))
+	os.Exit(lab.Main(m, "TestHealthyHost", "TestDrops", "TestOverlayLoss", "TestOverlayFaults", "TestOverlayPeers", "TestNetworks",
+		"TestDNSFindings", "TestMeshBackends", "TestAlertmanager", "TestStateFindings", "TestOverlayUpdates"))
 }

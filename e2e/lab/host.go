@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,11 +44,11 @@ var (
 )
 
 // Main runs a package's tests on new lab hosts, each on one of its own and several at a time, and returns the exit code. It
-// needs root.
+// needs root. The longest tests begin first, so that none is left alone at the end.
 //
 // It builds the agent and the traffic program first, where the network can still be reached, unless BRIDGEWATCH_LAB_PROGRAMS
 // names a folder that has them: there is no compiler in a virtual machine.
-func Main(m *testing.M) int {
+func Main(m *testing.M, longest ...string) int {
 	switch dir := os.Getenv(dirVariable); dir {
 	case "": // the one that was started
 	case listing:
@@ -60,7 +61,7 @@ func Main(m *testing.M) int {
 		return m.Run()
 	}
 	flag.Parse()
-	code, err := runOnNewHosts()
+	code, err := runOnNewHosts(longest)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run lab hosts:", err)
 		return 1
@@ -75,20 +76,21 @@ type pace struct {
 	timeout time.Duration
 }
 
-// machinePace is this machine's. Tests wait for most of the time; but not in a virtual machine that is emulated, as those are for
-// which programs are built beforehand: there, one takes all processors and its time.
-func machinePace() pace {
-	if os.Getenv(programsVariable) != "" {
-		return pace{atOnce: 1, timeout: 40 * time.Minute}
+// machinePace is this machine's. Tests wait for most of the time; but not in a virtual machine whose processors are emulated: there,
+// one takes all of them, and its time.
+func machinePace() (pace, error) {
+	processors, err := os.ReadFile("/proc/cpuinfo")
+	if bytes.Contains(processors, []byte("QEMU TCG")) {
+		return pace{atOnce: 1, timeout: 40 * time.Minute}, err
 	}
-	return pace{atOnce: 4, timeout: 10 * time.Minute}
+	return pace{atOnce: 4, timeout: 10 * time.Minute}, err
 }
 
 // runOnNewHosts deals the tests out, and ends all that they left running.
 //
 // A process id namespace would end them by itself. But then the numbers that the kernel's programs see of processes are
 // not those that the agent sees, as they are on a host.
-func runOnNewHosts() (code int, err error) {
+func runOnNewHosts(longest []string) (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("the lab makes namespaces and runs Docker: it needs root")
 	}
@@ -104,7 +106,12 @@ func runOnNewHosts() (code int, err error) {
 			return 0, err
 		}
 	}
-	patterns, err := testPatterns()
+	patterns, err := testPatterns(longest)
+	if err != nil {
+		return 0, err
+	}
+
+	pace, err := machinePace()
 	if err != nil {
 		return 0, err
 	}
@@ -117,7 +124,6 @@ func runOnNewHosts() (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	var group errgroup.Group
-	pace := machinePace()
 	group.SetLimit(pace.atOnce)
 	var mu sync.Mutex // one test's output after the other
 	for i, pattern := range patterns {
@@ -135,9 +141,9 @@ func runOnNewHosts() (code int, err error) {
 	return code, err
 }
 
-// testPatterns are the -test.run patterns of the tests that were asked for, one for each. Benchmarks are run beside nothing
-// else: all on one host, where no test runs.
-func testPatterns() ([]string, error) {
+// testPatterns are the -test.run patterns of the tests that were asked for, one for each, the longest first. Benchmarks are run
+// beside nothing else: all on one host, where no test runs.
+func testPatterns(longest []string) ([]string, error) {
 	if flag.Lookup("test.bench").Value.String() != "" {
 		return []string{"^$"}, nil
 	}
@@ -148,8 +154,16 @@ func testPatterns() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tests: %w", err)
 	}
+	names := strings.Fields(string(out))
+	turn := func(name string) int {
+		if i := slices.Index(longest, name); i >= 0 {
+			return i
+		}
+		return len(longest)
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(turn(a), turn(b)) })
 	var patterns []string
-	for _, name := range strings.Fields(string(out)) {
+	for _, name := range names {
 		pattern := "^" + name + "$"
 		if sub != "" {
 			pattern += "/" + sub
