@@ -234,6 +234,7 @@ func kernelCases() []causeCase {
 		{"closing of a socket, before 5.17", nil, inside("", "skb_queue_purge"), "socket-teardown", "beta"},
 		{"closing of a socket of netlink", nil, lost{Reason: "QUEUE_PURGE", Function: "skb_queue_purge_reason", Netns: hostNetns, Outgoing: true}, "local-message", ""},
 		{"a message to the kernel", nil, lost{Reason: "NOT_SPECIFIED", Function: "nfnetlink_rcv_batch"}, "local-message", ""},
+		{"an answer that there is no such route, which engines from 28 on ask for", nil, inside("NOT_SPECIFIED", "inet6_rtm_getroute").made(), "local-message", "beta"},
 		{"a message between processes", nil, lost{Reason: "UNIX_DISCONNECT", Function: "unix_release_sock", Netns: hostNetns}, "local-message", ""},
 		{"neighbour discovery, before 6.2", nil, inside("NOT_SPECIFIED", "icmpv6_rcv").from("fe80::2").to("fe80::3"), "consumed", "beta"},
 		{"neighbour discovery, before 5.17", nil, inside("", "icmpv6_rcv").from("fe80::2").to("fe80::3"), "consumed", "beta"},

@@ -70,11 +70,11 @@ func isGroup(destination netip.Addr) bool {
 }
 
 // isMessage tells what is no packet: messages between processes, or from the kernel to one, travel in the same buffers.
-// They have neither a protocol nor a device.
+// They have neither a protocol nor a device, but for the answer to who asks for a route, which has the route's.
 func (s *scene) isMessage() bool {
 	d := s.drop
 	for _, prefix := range []string{
-		"unix_", "netlink_", "rtnetlink_", "nfnetlink_", "inet_rtm_", "virtio_transport_", "vsock_",
+		"unix_", "netlink_", "rtnetlink_", "nfnetlink_", "inet_rtm_", "inet6_rtm_", "virtio_transport_", "vsock_",
 	} {
 		if strings.HasPrefix(d.Function, prefix) {
 			return true
