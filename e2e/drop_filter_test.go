@@ -74,16 +74,16 @@ func forwardReject(s stage) []drops {
 	return filtered(victim, rule.Packets, "rule counter")
 }
 
-// inboundDrop drops what the outside sends to a container: by a published port with IPv4, directly with IPv6.
+// inboundDrop drops what the outside sends to a container by a published port; before version 28 directly with IPv6.
 func inboundDrop(s stage) []drops {
 	victim := s.engine.Run(s, s.name+"-victim", []string{"--network", s.network, "--publish", "7000:7000/udp"})
 	rule := s.host.AddRule(s, s.family, "filter", s.userChain(), append(s.destination(victim), "-j", "DROP")...)
-	to := netip.AddrPortFrom(s.pick(lab.HostAddress, s.at(victim).Addr()), port)
-	s.outside.Send(s, lab.Datagrams{To: to, Count: 100})
-	if s.family == lab.IPv6 {
-		return withheld(victim, fault("filtered"), rule.Packets)
+	to, meant := s.pick(lab.HostAddress, lab.HostAddress6), policy("docker-user")
+	if s.family == lab.IPv6 && !s.isGuarded() {
+		to, meant = s.at(victim).Addr(), fault("filtered")
 	}
-	return withheld(victim, policy("docker-user"), rule.Packets)
+	s.outside.Send(s, lab.Datagrams{To: netip.AddrPortFrom(to, port), Count: 100})
+	return withheld(victim, meant, rule.Packets)
 }
 
 func inputDrop(s stage) []drops {
@@ -115,12 +115,17 @@ func iccFalse(s stage) []drops {
 		"--opt", "com.docker.network.bridge.enable_icc=false")
 	bridge := s.engine.Bridge(s, s.network)
 	var rule lab.Rule
-	if s.family == lab.IPv4 {
-		rule = s.host.FindRule(s, s.family, "filter", "-i "+bridge+" -o "+bridge, "-j DROP")
+	if s.family == lab.IPv4 || s.isGuarded() {
+		rule = s.host.FindRule(s, s.family, "filter", "FORWARD -i "+bridge+" -o "+bridge, "-j DROP")
 	} else {
 		rule = s.host.AddRule(s, s.family, "filter", "FORWARD", "-i", bridge, "-o", bridge, "-p", "udp", "-j", "DROP")
 	}
 	victim, other := s.run("victim"), s.run("other")
+	if s.family == lab.IPv6 && s.isGuarded() { // the engine's own rule drops neighbour discovery too
+		s.introduce(victim, other)
+		victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
+		return kept(victim, policy("icc-false"), s.noneArrived(other, 100), "sent - InDatagrams")
+	}
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
 	return kept(victim, policy("icc-false"), rule.Packets, "icc rule's counter")
 }
@@ -141,7 +146,7 @@ func foreignNetwork(s stage) []drops {
 	victim := s.run("victim")
 	s.network = s.engine.Network(s, s.name, "--subnet", "10.83.0.0/24")
 	other := s.run("other")
-	rule := s.host.FindRule(s, s.family, "filter", "DOCKER-ISOLATION-STAGE-2", "-o "+s.engine.Bridge(s, s.network), "-j DROP")
+	rule := s.isolation(other)
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
 	return kept(victim, policy("isolation-between-bridges"), rule.Packets, "isolation rule's counter")
 }

@@ -49,11 +49,35 @@ func (s stage) policyCount() count {
 	return since(dropped, dropped(s))
 }
 
+// isGuarded tells whether the engine drops, before routing and for both families, what comes to a container's own address by
+// anything but its bridge: since version 28.
+func (s stage) isGuarded() bool { return s.engine.Major(s) >= 28 }
+
+// guard finds the rule by which it does so.
+func (s stage) guard(c *lab.Container) lab.Rule {
+	s.Helper()
+	return s.host.FindRule(s, s.family, "raw", "PREROUTING -d "+s.at(c).Addr().String()+"/", "! -i "+s.engine.Bridge(s, s.network), "-j DROP")
+}
+
+// isolation finds the rule that keeps other networks away from a container on the stage's.
+func (s stage) isolation(c *lab.Container) lab.Rule {
+	s.Helper()
+	if s.isGuarded() {
+		return s.guard(c)
+	}
+	return s.host.FindRule(s, s.family, "filter", "DOCKER-ISOLATION-STAGE-2", "-o "+s.engine.Bridge(s, s.network), "-j DROP")
+}
+
 // unpublishedPort asks for a port at the container's own address. Docker 20.10 has no rule for that but its policy, and
 // nothing for IPv6: the rule there is the one of Docker 27.
 func unpublishedPort(s stage) []drops {
 	s.openWay()
 	victim := s.run("victim")
+	if s.isGuarded() {
+		rule := s.guard(victim)
+		s.outside.Send(s, lab.Datagrams{To: s.at(victim), Count: 100})
+		return keptOut(victim, "direct-route-drop", rule.Packets, "raw rule's counter")
+	}
 	var dropped count
 	if s.family == lab.IPv4 {
 		dropped = s.policyCount()
@@ -89,6 +113,9 @@ func newForeign(s stage, subnet, publish string) (stage, *lab.Container, lab.Rul
 func foreignPublished(s stage) []drops {
 	victim := s.run("victim")
 	s, other, rule := newForeign(s, "10.85.0.0/24", "7002:7000/udp")
+	if s.isGuarded() {
+		rule = s.guard(other)
+	}
 	victim.Send(s, lab.Datagrams{To: s.at(other), Count: 100})
 	return kept(victim, policy("isolation-between-bridges"), rule.Packets, "isolation rule's counter")
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,4 +159,16 @@ func (e *Engine) importImage(tb testing.TB) {
 	archive := filepath.Join(e.dir, "image.tar")
 	run(tb, "tar", "-C", root, "-cf", archive, ".")
 	e.Docker(tb, "import", "--change", "ENV PATH=/bin", archive, Image)
+}
+
+// Major is the engine's version up to the first dot: what Docker does changes from one to the other.
+func (e *Engine) Major(tb testing.TB) int {
+	tb.Helper()
+	version := e.Docker(tb, "version", "--format", "{{.Server.Version}}")
+	text, _, _ := strings.Cut(version, ".")
+	major, err := strconv.Atoi(text)
+	if err != nil {
+		tb.Fatalf("version %q of the engine: %v", version, err)
+	}
+	return major
 }
