@@ -42,6 +42,13 @@ type process struct {
 	name   string
 }
 
+// isElsewhere tells a process in another network namespace than this, such as another engine's in a container. One that may not be
+// looked at is taken for one here.
+func (p *process) isElsewhere(here string) bool {
+	theirs, err := os.Readlink(p.folder + "/ns/net")
+	return err == nil && theirs != here
+}
+
 // update makes names those of the given sockets.
 func (o *SocketOwners) update(inodes []uint32, now time.Time) error {
 	again := now.Sub(o.looked) >= ownersPeriod
@@ -63,8 +70,9 @@ func (o *SocketOwners) update(inodes []uint32, now time.Time) error {
 		return err
 	}
 	o.looked, o.proxies = now, 0
+	here, _ := os.Readlink("/proc/thread-self/ns/net")
 	for _, p := range processes {
-		if p.name == proxyProcess {
+		if p.name == proxyProcess && !p.isElsewhere(here) {
 			o.proxies++
 		}
 	}

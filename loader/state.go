@@ -44,7 +44,7 @@ type HostState struct {
 	Neighbours        []Neighbour
 	Listeners         []Listener // TCP
 	// Proxies is how many processes of the engine's userland proxy, docker-proxy, there are, at most half a minute ago: those
-	// that /proc shows, also of engines that run in containers.
+	// that /proc shows, in this namespace.
 	Proxies int
 	// Connections are the TCP connections that a process of this namespace holds on one of the HostQuery's ports, and those
 	// it closed within the last minute (TIME_WAIT). At most maxConnections; MoreConnections is how many there were beyond.
