@@ -28,7 +28,8 @@ func dnsRules() []rule {
 				Confirm: askRoot,
 				Basis:   "answers of the embedded resolver, or of the server that a container asks itself, with SERVFAIL, or with the REFUSED that a server upstream gave, beside all lookups of the container in the last minute, unless good answers have followed since; without those for names of addresses (PTR), and those of a resolver that finds its own way",
 			},
-			after: settle, inside: true,
+			// newer engines fail at once where a server is gone, of which it is told later: it is silent
+			after: untold, inside: true,
 			find: failing,
 		},
 		{
@@ -114,7 +115,7 @@ const (
 	givenUpOver = 3 * time.Second
 	// lostShare is what part of a container's lookups a server must lose that it asks itself beside others: one in five.
 	lostShare = 5
-	// untold is until when it is known that nobody was asked: a lookup that nobody answers is told of after its timeout.
+	// untold is until when it is known that nobody was asked, or answered: a lookup that nobody answers is told of after its timeout.
 	untold = 12 * time.Second
 	// manyUnasked is how many lookups an engine must have left unanswered of itself: those that it loses for other reasons are few.
 	manyUnasked = 20

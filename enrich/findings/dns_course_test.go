@@ -3,8 +3,11 @@
 package findings
 
 import (
+	"fmt"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/bridgewatch/bridgewatch/enrich"
 )
@@ -47,5 +50,34 @@ func TestRecentCourse(t *testing.T) {
 				t.Errorf("%d relapses, over %v; want %d, %v", l.Relapses, v.isOver(l), tc.relapses, tc.over)
 			}
 		})
+	}
+}
+
+// TestServerIsGone: newer engines answer SERVFAIL at once where a server's host says that there is none. That nobody has answered
+// the engine is told of later, and is the reason.
+func TestServerIsGone(t *testing.T) {
+	const lookups, toldAfter = 10, 6
+	r, board := NewRecent(), NewBoard(Config{Hold: time.Minute, UnusedAfter: time.Hour})
+	raised := map[string]bool{}
+	addLookups(r, 0, lookup(enrich.ResolverEmbedded, "127.0.0.11", 0), lookup(enrich.ResolverUpstream, "192.0.2.53", 0))
+	for second := 1; second < 40; second++ {
+		if second <= lookups {
+			asked := coded(lookup(enrich.ResolverEmbedded, "127.0.0.11", second), "SERVFAIL", time.Millisecond)
+			asked.Question.Name, asked.Forwarded = fmt.Sprintf("%d.example", second), true
+			addLookups(r, second, asked)
+		}
+		if asked := second - toldAfter; asked > 0 && asked <= lookups {
+			addLookups(r, second, unansweredAt(enrich.ResolverUpstream, "192.0.2.53", asked))
+		}
+		if second%5 == 4 {
+			view := filled(r, second)
+			board.Evaluate(&view)
+			for _, f := range board.Standing() {
+				raised[f.ID] = true
+			}
+		}
+	}
+	if diff := cmp.Diff(map[string]bool{"upstream-blocked": true}, raised); diff != "" {
+		t.Errorf("raised (-want +got):\n%s", diff)
 	}
 }

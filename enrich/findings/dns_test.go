@@ -579,7 +579,7 @@ func nameCases() []ruleCase {
 func TestFailuresLast(t *testing.T) {
 	view := healthy()
 	resolving(DNS{Legs: []Leg{failingLeg(enrich.ResolverDirect, 3, 3)}})(&view)
-	for length, want := range map[time.Duration]int{0: 0, settle: 1} {
+	for length, want := range map[time.Duration]int{0: 0, 10 * time.Second: 0, 15 * time.Second: 1} { // the steps around untold
 		if all := look(NewBoard(Config{Hold: time.Minute}), view, length); len(all) != want {
 			t.Errorf("after %s: found %+v", length, all)
 		}

@@ -107,7 +107,7 @@ type Truncated struct {
 	Server      netip.Addr // of the latest
 	Answers     uint64     // that were cut short
 	Alone       uint64     // of these, not followed by a whole answer to the same question within whole
-	TCPSilent   uint64     // lookups over TCP that nobody answered
+	TCPSilent   uint64     // lookups over TCP that nobody answered, or the engine alone: that it reached no server
 }
 
 // view is what rules may look at, in a fixed order.

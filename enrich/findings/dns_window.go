@@ -204,17 +204,18 @@ func (r *Recent) AddDNS(dns enrich.DNS, now time.Time) {
 
 func (d *dnsRecent) add(l *enrich.Lookup, now time.Time) {
 	key := legKey{l.ContainerID, l.Scope, l.Resolver}
+	var noWhole bool
+	if l.Resolver != enrich.ResolverUpstream { // what the engine does with a short answer is the client's to mend
+		noWhole = d.cut(key, l, now)
+	}
 	// Who asks without wanting recursion is a resolver itself. It asks the world's servers, of which some are always dead.
 	if l.RecursionDesired {
 		if e := d.legs.entry(key, 1); e != nil {
-			e.add(l, now)
+			e.add(l, noWhole, now)
 		}
 		if l.Resolver != enrich.ResolverEmbedded {
 			d.ask(key, l, now)
 		}
-	}
-	if l.Resolver != enrich.ResolverUpstream { // what the engine does with a short answer is the client's to mend
-		d.cut(key, l, now)
 	}
 	if l.Misname != "" {
 		d.misname(key, l, now)
@@ -224,7 +225,8 @@ func (d *dnsRecent) add(l *enrich.Lookup, now time.Time) {
 	}
 }
 
-func (e *legEntry) add(l *enrich.Lookup, now time.Time) {
+// add takes in a lookup. noWhole: it only failed to get the whole of an answer that was cut short, of which another finding tells.
+func (e *legEntry) add(l *enrich.Lookup, noWhole bool, now time.Time) {
 	e.identity = l.Identity
 	e.lookups.add(now, 1)
 	if l.QType == reverse {
@@ -240,6 +242,9 @@ func (e *legEntry) add(l *enrich.Lookup, now time.Time) {
 		return
 	case loader.DNSAnswered:
 	default:
+		return
+	}
+	if noWhole {
 		return
 	}
 	if l.RCode == servFail || l.RCode == refused {
@@ -437,8 +442,9 @@ func ownerOf(i enrich.Identity) enrich.Identity {
 	return enrich.Identity{Container: i.Container}
 }
 
-// cut keeps answers over UDP that were cut short until a whole one follows.
-func (d *dnsRecent) cut(key legKey, l *enrich.Lookup, now time.Time) {
+// cut keeps answers over UDP that were cut short until a whole one follows. It tells of a lookup whether it asked for a whole one
+// over TCP, and no server gave any answer.
+func (d *dnsRecent) cut(key legKey, l *enrich.Lookup, now time.Time) (noWhole bool) {
 	tcp := l.Protocol == unix.IPPROTO_TCP
 	short := l.Outcome == loader.DNSAnswered && l.Answer.Truncated && !tcp
 	e := d.truncated.entries[key]
@@ -446,7 +452,7 @@ func (d *dnsRecent) cut(key legKey, l *enrich.Lookup, now time.Time) {
 		e = d.truncated.entry(key, 1)
 	}
 	if e == nil {
-		return
+		return false
 	}
 	e.identity = l.Identity
 	e.expire(now)
@@ -460,9 +466,17 @@ func (d *dnsRecent) cut(key legKey, l *enrich.Lookup, now time.Time) {
 		}
 	case l.Outcome == loader.DNSAnswered && !l.Failed():
 		e.pending = e.without(asked)
-	case tcp && l.Outcome == loader.DNSTimedOut:
+	case tcp && (l.Outcome == loader.DNSTimedOut || reachesNobody(l)):
 		e.tcpSilent.add(now, 1)
+		return len(e.pending) > 0 // of whichever question: not all are kept
 	}
+	return false
+}
+
+// reachesNobody tells whether the engine failed of itself, since it could ask no server. Over TCP that is so where the server does
+// not take the connection. 20.10 then says nothing.
+func reachesNobody(l *enrich.Lookup) bool {
+	return l.Resolver == enrich.ResolverEmbedded && l.RCode == servFail && !l.Forwarded
 }
 
 // without is what is pending but for a question.

@@ -387,6 +387,10 @@ func TestRecentTruncated(t *testing.T) {
 	tcp.Protocol, silent.Protocol, shortTCP.Protocol = unix.IPPROTO_TCP, unix.IPPROTO_TCP, unix.IPPROTO_TCP
 	failed = coded(failed, "SERVFAIL", 0)
 	other.Question.Type = 28
+	unreached := coded(tcp, "SERVFAIL", 0)
+	unreachedUDP, theServers, asked := unreached, unreached, unreached
+	unreachedUDP.Protocol, asked.Forwarded = unix.IPPROTO_UDP, true
+	theServers.Resolver = enrich.ResolverDirect
 	upstream := short
 	upstream.Resolver = enrich.ResolverUpstream
 	for _, tc := range []struct {
@@ -401,6 +405,10 @@ func TestRecentTruncated(t *testing.T) {
 		{"another question's", []enrich.Lookup{short}, []enrich.Lookup{other}, 1, 1, 0},
 		{"nobody answers over TCP", []enrich.Lookup{short}, []enrich.Lookup{silent}, 1, 1, 1},
 		{"nobody answers over UDP", []enrich.Lookup{short}, []enrich.Lookup{silentUDP}, 1, 1, 0},
+		{"the engine reaches nobody over TCP", []enrich.Lookup{short}, []enrich.Lookup{unreached}, 1, 1, 1},
+		{"the engine reaches nobody over UDP", []enrich.Lookup{short}, []enrich.Lookup{unreachedUDP}, 1, 1, 0},
+		{"the engine's server fails over TCP", []enrich.Lookup{short}, []enrich.Lookup{asked}, 1, 1, 0},
+		{"another server fails over TCP", []enrich.Lookup{short}, []enrich.Lookup{theServers}, 1, 1, 0},
 		{"even TCP is cut short", []enrich.Lookup{shortTCP}, nil, 0, 0, 0},
 		{"it is asked again", []enrich.Lookup{short}, []enrich.Lookup{later}, 2, 0, 0},
 		{"what the engine gets", []enrich.Lookup{upstream}, nil, 0, 0, 0},
@@ -422,6 +430,41 @@ func TestRecentTruncated(t *testing.T) {
 			}
 			if got := filled(r, 69).DNS.Truncated; tc.alone == tc.answers && got != nil {
 				t.Errorf("after the window: %+v", got)
+			}
+		})
+	}
+}
+
+// TestRecentNoWhole: newer engines answer SERVFAIL over TCP if their server takes no connection. Of who asks there since the
+// answer over UDP was cut short, that is no failure of its own.
+func TestRecentNoWhole(t *testing.T) {
+	short := lookup(enrich.ResolverEmbedded, "127.0.0.11", 1)
+	short.Answer.Truncated = true
+	whole := lookup(enrich.ResolverEmbedded, "127.0.0.11", 1)
+	unreached := coded(lookup(enrich.ResolverEmbedded, "127.0.0.11", 2), "SERVFAIL", 0)
+	unreached.Protocol = unix.IPPROTO_TCP
+	other, asked, udp := unreached, unreached, unreached
+	other.Question.Type, asked.Forwarded, udp.Protocol = 28, true, unix.IPPROTO_UDP
+	for _, tc := range []struct {
+		name        string
+		first, then enrich.Lookup
+		second      int // at which it is read
+		failed      uint64
+	}{
+		{"of the same question", short, unreached, 2, 0},
+		{"of another", short, other, 2, 0},
+		{"too late", short, unreached, 8, 1},
+		{"a whole answer before", whole, unreached, 2, 1},
+		{"a server was asked", short, asked, 2, 1},
+		{"over UDP", short, udp, 2, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := NewRecent()
+			addLookups(r, 1, tc.first)
+			addLookups(r, tc.second, tc.then)
+			leg := filled(r, tc.second).DNS.Legs[0]
+			if leg.Lookups != 2 || leg.ServFail != tc.failed || leg.FailingNames != int(tc.failed) || leg.LastFail.IsZero() == (tc.failed > 0) {
+				t.Errorf("got %+v, want %d failed", leg, tc.failed)
 			}
 		})
 	}
