@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/bridgewatch/bridgewatch/e2e/lab"
 	"github.com/bridgewatch/bridgewatch/enrich"
@@ -267,13 +268,14 @@ func libraryCase(program string) func(dnsStage) func() {
 					s.Errorf("%s: got %v %q for %s", s.name, l.Addresses, l.Error, l.Name)
 				}
 			}
-			if l := none().Lookups[0]; l.Answered {
+			l := none().Lookups[0]
+			if l.Answered {
 				s.Errorf("%s: got %v for %s", s.name, l.Addresses, l.Name)
 			}
 			s.add(client, enrich.ResolverEmbedded, dnsQueries, "A", 1)
 			s.add(client, enrich.ResolverEmbedded, dnsQueries, "AAAA", 1)
 			s.add(client, enrich.ResolverEmbedded, dnsResponses, "NOERROR", 2)
-			s.passedOn(client)
+			s.passedOn(client, l.Asked.Add(l.Duration()))
 		}
 	}
 }
@@ -287,10 +289,11 @@ func resolve(s dnsStage, c *lab.Container, program string, names ...string) (wai
 	return c.With(program).Begin(s, names...)
 }
 
-// passedOn books what a container asked the engine by what the server got: the engine passes on each message as it comes.
-func (s dnsStage) passedOn(c *lab.Container) {
+// passedOn books what a container asked the engine by what the server got: the engine passes on each message as it comes. The
+// container gives up what is not answered at the end.
+func (s dnsStage) passedOn(c *lab.Container, end time.Time) {
 	s.Helper()
-	s.logged(c, enrich.ResolverEmbedded, s.server)
+	s.logged(c, enrich.ResolverEmbedded, s.server, end)
 	s.forwarded(c, s.server)
 }
 
@@ -309,7 +312,7 @@ func searchCase(program string) func(dnsStage) func() {
 					s.Errorf("%s: got %v %q for %s", s.name, l.Addresses, l.Error, l.Name)
 				}
 			}
-			s.passedOn(client)
+			s.passedOn(client, time.Time{})
 			for _, m := range s.server.Asked(s) {
 				if strings.HasSuffix(m.Name, ".search") && strings.Contains(m.Name, s.domain()) {
 					s.add(client, enrich.ResolverEmbedded, dnsExpansions, "", 1)

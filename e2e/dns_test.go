@@ -29,6 +29,7 @@ type dnsStage struct {
 	stage
 	server *lab.DNSServer
 	books  dnsBooks
+	tells  bool // the engine says SERVFAIL when no server has answered it. 20.10 says nothing, however long its client waits
 }
 
 // Where the servers are. A container that is not told otherwise has the engine ask the host's.
@@ -180,31 +181,71 @@ func (s dnsStage) asked(c *lab.Container, resolver enrich.Resolver, r lab.Report
 // forwarded books what the engine asked a server for a container.
 func (s dnsStage) forwarded(c *lab.Container, server *lab.DNSServer) {
 	s.Helper()
-	s.logged(c, enrich.ResolverUpstream, server)
+	s.logged(c, enrich.ResolverUpstream, server, time.Time{})
+}
+
+// engineWaits is for how long the engine waits for a server, and then, if it says so, tells its client. Clients wait for half as
+// long or for longer before they ask again of themselves, so that what the two clocks and the machine add does not matter.
+const (
+	engineWaits = 4 * time.Second
+	clocksApart = engineWaits / 10
+)
+
+// inVain parts the messages of a question that no server answers into lookups. An engine that tells ends the first 4 s after its
+// first message: what the client asks after that is another, and so is what the engine then asks for it.
+func (s dnsStage) inVain(messages []time.Time) (lookups [][]time.Time) {
+	for _, at := range messages {
+		n := len(lookups)
+		if n == 0 || s.tells && toldBy(lookups[n-1], at) {
+			lookups = append(lookups, []time.Time{at})
+			continue
+		}
+		lookups[n-1] = append(lookups[n-1], at)
+	}
+	return lookups
+}
+
+// toldBy tells whether the engine has given a lookup of those messages up until then.
+func toldBy(messages []time.Time, then time.Time) bool {
+	return then.Sub(messages[0]) >= engineWaits-clocksApart
+}
+
+// lost books lookups that no server answers. A client hears so from an engine that tells, if it waits for that until the end.
+func (s dnsStage) lost(c *lab.Container, resolver enrich.Resolver, lookups [][]time.Time, end time.Time) {
+	for _, messages := range lookups {
+		if resolver == enrich.ResolverEmbedded && s.tells && toldBy(messages, end) {
+			s.add(c, resolver, dnsResponses, "SERVFAIL", 1)
+			continue
+		}
+		s.add(c, resolver, dnsTimeouts, "", 1)
+	}
 }
 
 // logged books what a server's log has of the case's names. A name is looked up once for each type and protocol, and again if
-// its client does not like the answer.
-func (s dnsStage) logged(c *lab.Container, resolver enrich.Resolver, server *lab.DNSServer) {
+// its client does not like the answer. The client of one that is not answered gives it up at the end.
+func (s dnsStage) logged(c *lab.Container, resolver enrich.Resolver, server *lab.DNSServer, end time.Time) {
 	s.Helper()
 	type question struct{ name, qtype, protocol string }
-	messages := map[question]int{}
+	messages := map[question][]time.Time{}
 	for _, m := range server.Asked(s) {
 		if strings.Contains(m.Name, s.domain()) {
-			messages[question{m.Name, m.Type, m.Protocol}]++
+			q := question{m.Name, m.Type, m.Protocol}
+			messages[q] = append(messages[q], m.Time)
 		}
 	}
 	if len(messages) == 0 {
 		s.Errorf("%s: nothing for %s has come to the server", s.name, s.domain())
 	}
-	for q, n := range messages {
+	for q, came := range messages {
 		behaviour, _, _ := strings.Cut(q.name, ".")
 		behaviour, _, _ = strings.Cut(behaviour, "-")
+		n := len(came)
 		lookups := n
 		switch {
 		case behaviour == "never", behaviour == "late": // by then, the engine's socket is closed
-			lookups = 1
-			s.add(c, resolver, dnsTimeouts, "", 1)
+			vain := s.inVain(came)
+			lookups = len(vain)
+			s.lost(c, resolver, vain, end)
 		case oddOf(behaviour) != "":
 			lookups = 1
 			s.add(c, resolver, dnsOdd, oddOf(behaviour), n)
@@ -257,7 +298,7 @@ func TestDNS(t *testing.T) {
 	}
 	s := dnsStage{
 		stage:  stage{t, engine, host, outside, newNetwork(t, engine, "dns"), lab.IPv4, ""},
-		server: outside.ServeDNS(t, []netip.Addr{worldServer, worldServer6}), books: dnsBooks{},
+		server: outside.ServeDNS(t, []netip.Addr{worldServer, worldServer6}), books: dnsBooks{}, tells: engine.Major(t) > 20,
 	}
 	agent := lab.StartAgent(t, engine)
 
