@@ -22,9 +22,6 @@ type Findings struct {
 	last time.Time // when it was last asked
 }
 
-// ofMachine is a finding that the labs raise together: it counts the docker-proxy processes of all engines.
-const ofMachine = "proxy-process-storm"
-
 // WatchFindings asks an agent every second what it finds of its lab, until the test ends.
 func WatchFindings(tb testing.TB, agent *Agent) *Findings {
 	f := &Findings{seen: map[Finding]Span{}}
@@ -67,9 +64,6 @@ func (f *Findings) note(text string, now time.Time) error {
 			s.Labels["stack"], s.Labels["service"], s.Labels["container"], s.Labels["network"], s.Labels["scope"],
 		}
 		span, known := f.seen[found]
-		if found.ID == ofMachine {
-			continue
-		}
 		if !known {
 			span.First = now
 		}
